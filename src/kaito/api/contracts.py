@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""The typed files that the operator writes and pods read.
+
+A pod's behaviour is one such file, mounted from a ConfigMap, not twenty flags. The operator renders it with
+`model_dump_json`, `kaito-runtime` reads it with `model_validate_json`; both import this module and nothing else of each
+other. A container that ends in error leaves a `Failure` as its termination message, which the operator reads back.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SERVE_CONFIG_KEY = "serve.json"
+"""The key in the ConfigMap, and the file's name below `CONFIG_MOUNT`."""
+CONFIG_MOUNT = "/etc/kaito"
+USER_CONFIG_MOUNT = "/mnt/config"
+USER_CONFIG_KEY = "inference_config.yaml"
+WEIGHTS_MOUNT = "/workspace/weights"
+LOCAL_WEIGHTS_MOUNT = "/workspace/local-weights"
+ADAPTERS_MOUNT = "/mnt/adapter"
+HTTP_PORT = 5000
+
+Engine = Literal["vllm", "transformers"]
+
+
+class Contract(BaseModel):
+    """A file that one deployable writes and another reads: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSource(Contract):
+    """Where the weights come from, tried in this order: `local_dirs`, the download folder, the hub."""
+
+    id: str
+    """The Hugging Face id, e.g. `microsoft/Phi-3-mini-4k-instruct`. A local folder is laid out by it: `DIR/<id>/`."""
+    revision: str | None = None
+    """Commit to download; None takes the repository's default branch."""
+    local_dirs: tuple[str, ...] = ()
+    """Folders (paths in the pod) that may hold weights laid out by model id."""
+    download_dir: str = WEIGHTS_MOUNT
+    offline: bool = False
+    """Never ask a hub."""
+
+
+class Adapter(Contract):
+    """A LoRA adapter, addressed by its name in a request's `model`."""
+
+    name: str
+    path: str
+    strength: float = Field(default=1.0, ge=0.0, le=1.0)
+
+
+class Parallelism(Contract):
+    """How the model is spread over GPUs."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+
+
+class ServeConfig(Contract):
+    """What `kaito-runtime serve` runs."""
+
+    version: Literal[1] = 1
+    workspace: str
+    namespace: str
+    engine: Engine
+    device: Literal["cuda", "cpu"]
+    model: ModelSource
+    served_model_name: str
+    port: int = HTTP_PORT
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    """None lets the engine take what fits."""
+    gpu_memory_utilization: float | None = None
+    parallelism: Parallelism = Parallelism()
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    chat_template: str | None = None
+    """The name of a template that the runtime ships, without its folder."""
+    load_format: str | None = None
+    config_format: str | None = None
+    tokenizer_mode: str | None = None
+    trust_remote_code: bool = False
+    extra_args: dict[str, str | bool | int | float] = Field(default_factory=dict)
+    """Further engine options of the catalogue (`kv-cache-dtype` and the like), by the engine's own names."""
+    adapters: tuple[Adapter, ...] = ()
+    user_config: str | None = None
+    """Path of the user's `inference_config.yaml`, whose values win over ours."""
+
+
+class Failure(Contract):
+    """The last words of a container: what went wrong in one line, and what the user can do."""
+
+    reason: str
+    """A reason of `kaito.api.names`."""
+    message: str
+    next_step: str = ""
