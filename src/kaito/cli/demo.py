@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""`kaito demo`: the main job on one machine in one command, cleaned up afterwards.
+
+Does nothing that a user could not type: builds the demo model, `kaito up`, apply, wait, chat, `kaito down`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kaito.api import names
+from kaito.cli import apply, chat, machine, settings, wait
+from kaito.cli.failure import UserError
+from kaito.kube.client import Client
+from kaito.kube.config import load_kubeconfig
+from kaito.kube.manifest import Key, Manifest
+
+READY_WITHIN_S = 300.0
+WORKSPACE: Manifest = {
+    "apiVersion": "kaito.sh/v1beta1",
+    "kind": "Workspace",
+    "metadata": {"name": "demo"},
+    "resource": {"labelSelector": {"matchLabels": {"app": "demo"}}},
+    "inference": {"preset": {"name": "kaito-demo"}},
+}
+"""The same as examples/quickstart.yaml (a test compares), so that an installed kaito needs no checkout."""
+
+
+def demo(
+    runtime: Annotated[str, typer.Option(help="Model server: transformers or vllm.")] = "transformers",
+    question: Annotated[str, typer.Option(help="What to ask the model.")] = "What is kaito?",
+) -> None:
+    """From nothing to a chat answer: build the small demo model, serve it, ask it, clean up."""
+    console = Console()
+    env = settings.read()
+    build_model(console, env.cache_dir / "models")
+    with tempfile.TemporaryDirectory(prefix="kaito-demo-") as folder:
+        env = settings.read(Path(folder))
+        options = machine.options_from(env, runtime=runtime)
+        try:
+            with console.status("Starting the engine and the operator ..."):
+                running = machine.start(options, detach=False)
+            console.print(f"Engine and operator up     {running.seconds:6.1f} s", highlight=False)
+            asyncio.run(serve_and_ask(console, running.kubeconfig, runtime, question))
+        finally:
+            with console.status("Cleaning up ..."):
+                machine.stop(env.data_dir)
+    console.print("\nEverything is stopped again. To keep it running:\n", highlight=False)
+    console.print("  kaito up --detach                         # prints an export KUBECONFIG line", highlight=False)
+    console.print("  kubectl apply -f examples/quickstart.yaml", highlight=False)
+    console.print("  kaito chat demo", highlight=False)
+
+
+def build_model(console: Console, folder: Path) -> None:
+    """Make the demo model below the folder unless it is there. Raises UserError when that fails."""
+    began = time.monotonic()
+    argv = [sys.executable, "-m", "kaito.runtime", "demo-model", "--out", str(folder)]
+    if subprocess.run(argv, check=False).returncode != 0:
+        raise UserError("The demo model could not be built.", "Its training needs: pip install 'kaito[transformers]'")
+    console.print(f"Demo model there           {time.monotonic() - began:6.1f} s", highlight=False)
+
+
+async def serve_and_ask(console: Console, kubeconfig: Path, runtime: str, question: str) -> None:
+    """Apply the quick-start Workspace, show its way to Ready, ask, print the answer."""
+    workspace = {**WORKSPACE, "metadata": {"name": "demo", "annotations": {names.RUNTIME_ANNOTATION: runtime}}}
+    async with Client(load_kubeconfig(kubeconfig)) as client:
+        [(key, _)] = await apply.send(client, [workspace], "default")
+        console.print(f"Workspace {key.name} applied; its phases:", highlight=False)
+        began = time.monotonic()
+        await wait.show_phases(console, client, key, timeout_s=READY_WITHIN_S)
+        model = await chat.model_name(client, key)
+        console.print(f"\n> {question}", style="bold", highlight=False)
+        await print_answer(client, key, model, question)
+        console.print(f"\nFrom apply to the answer   {time.monotonic() - began:6.1f} s", highlight=False)
+
+
+async def print_answer(client: Client, key: Key, model: str, question: str) -> None:
+    """Stream one answer to standard output."""
+    messages = [{"role": "user", "content": question}]
+    async for piece in chat.answer(client, key, model=model, messages=messages, max_tokens=200):
+        print(piece, end="", flush=True)
+    print()

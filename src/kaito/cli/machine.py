@@ -1,0 +1,261 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""The local engine and the operator as processes: start them, find them, stop them.
+
+Composes the three: the engine gets an image map that turns our runtime image into this Python, the operator gets the
+local provisioner and the folders with weights. Nothing below the CLI knows both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from kaito.api.meta import WORKSPACES
+from kaito.cli import local, settings
+from kaito.cli.failure import UserError
+from kaito.cli.supervisor import follow_parent
+from kaito.kube.client import Client
+from kaito.kube.config import load_kubeconfig
+from kaito.kube.errors import ApiError
+from kaito.kube.resource import VALIDATING_WEBHOOKS
+
+RUNTIME_IMAGE = "ghcr.io/kaito-project/kaito-runtime"
+READY_WITHIN_S = 30.0
+DEFAULT_PORT = 6443
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked `kaito up` for."""
+
+    data_dir: Path
+    kubeconfig: Path
+    weights: tuple[Path, ...] = ()
+    runtime: str = "auto"
+    port: int | None = None
+    images: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A running engine: what to print, and whether it was us who started it."""
+
+    kubeconfig: Path
+    server: str
+    started_here: bool
+    seconds: float
+
+
+def start(options: Options, *, detach: bool) -> Up:
+    """Start engine and operator unless they run already; returns when a Workspace can be applied.
+
+    Raises UserError with the end of the log when they do not come up.
+    """
+    began = time.monotonic()
+    state = local.running(options.data_dir)
+    if state is not None:
+        wait_until_ready(options.data_dir, Path(state.kubeconfig), began)
+        return Up(Path(state.kubeconfig), state.server, started_here=False, seconds=time.monotonic() - began)
+    clear_strays(options.data_dir)
+    port = choose_port(options)
+    server = f"https://127.0.0.1:{port}"
+    process = spawn(options, server, port, detach=detach)
+    wait_until_ready(options.data_dir, options.kubeconfig, began, process)
+    return Up(options.kubeconfig, server, started_here=True, seconds=time.monotonic() - began)
+
+
+def clear_strays(data_dir: Path) -> None:
+    """End what a killed supervisor left behind. The engine is killed hard: then its pods go on, and are found again."""
+    state = local.load(data_dir)
+    if state is None:
+        return
+    for process in (state.operator, state.engine):
+        if process is not None:
+            process.end(signal.SIGKILL, wait_s=5.0)
+
+
+def choose_port(options: Options) -> int:
+    """The port asked for, else the one of last time (old kubeconfigs keep working), else 6443 or the next free one."""
+    if options.port is not None:
+        if not is_free(options.port):
+            raise UserError(f"Port {options.port} is taken.", "Choose another with --port, or leave --port out.")
+        return options.port
+    remembered = options.data_dir / "port"
+    last = int(remembered.read_text()) if remembered.exists() else DEFAULT_PORT
+    port = next((port for port in range(last, last + 200) if is_free(port)), None)
+    if port is None:
+        raise UserError(f"No free port was found from {last} on.", "Choose one with --port.")
+    options.data_dir.mkdir(parents=True, exist_ok=True)
+    remembered.write_text(str(port))
+    return port
+
+
+def is_free(port: int) -> bool:
+    """Whether the loopback port can be bound now."""
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def spawn(options: Options, server: str, port: int, *, detach: bool) -> subprocess.Popen[bytes]:
+    """Start the supervisor in a session of its own; in the foreground it ends when we do."""
+    logs = options.data_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    images = write_images(options)
+    engine = [
+        sys.executable, "-m", "kaito.engine", "--data-dir", str(options.data_dir), "--port", str(port),
+        "--images", str(images), "--kubeconfig", str(options.kubeconfig),
+    ]  # fmt: skip
+    argv = [
+        sys.executable, "-m", "kaito.cli.supervisor", "--data-dir", str(options.data_dir), "--server", server,
+        "--kubeconfig", str(options.kubeconfig), *(f"--engine={part}" for part in engine),
+        *(f"--operator={part}" for part in operator_command(options)),
+    ]  # fmt: skip
+    with (logs / "up.log").open("ab") as log:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=None if detach else partial(follow_parent, signal.SIGTERM),
+        )
+
+
+def operator_command(options: Options) -> list[str]:
+    """The operator's command line for one machine."""
+    argv = [
+        sys.executable, "-m", "kaito.operator", "--kubeconfig", str(options.kubeconfig), "--provisioner", "local",
+        "--install-crds", "--webhook-port", "0", "--webhook-url-host", "127.0.0.1",
+        "--runtime-image", RUNTIME_IMAGE, "--default-runtime", default_runtime(options.runtime),
+    ]  # fmt: skip
+    if options.weights:
+        argv += ["--local-weights", ",".join(str(folder) for folder in options.weights)]
+    return argv
+
+
+def default_runtime(asked: str) -> str:
+    """The model server for Workspaces that name none: vLLM where there is a GPU for it, else transformers.
+
+    On a CPU both answer alike, and transformers starts in a third of the time.
+    """
+    if asked != "auto":
+        return asked
+    has_gpu = shutil.which("nvidia-smi") is not None and importlib.util.find_spec("vllm") is not None
+    return "vllm" if has_gpu else "transformers"
+
+
+def write_images(options: Options) -> Path:
+    """Write the image map: our runtime image is this Python; the user's own entries come first."""
+    entry = {
+        "match": RUNTIME_IMAGE,
+        "command": [],
+        "path": [str(Path(sys.executable).parent)],
+        "env": {"KAITO_HOST": "{pod_ip}", "KAITO_ROOT": "{pod_root}"},
+    }
+    file = options.data_dir / "images.json"
+    options.data_dir.mkdir(parents=True, exist_ok=True)
+    entries = [entry]
+    if options.images is not None:
+        try:
+            entries = [*json.loads(options.images.read_text()), entry]
+        except (OSError, ValueError) as error:
+            raise UserError(f"The image map {options.images} cannot be read: {error}.", "It is a JSON list.") from error
+    file.write_text(json.dumps(entries, indent=1))
+    return file
+
+
+def wait_until_ready(
+    data_dir: Path, kubeconfig: Path, began: float, process: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Return when the engine answers and the operator is there. Raises UserError when that takes too long."""
+    while True:
+        if process is not None and process.poll() is not None:
+            raise UserError(
+                f"The engine did not start. {last_line(data_dir)}", f"Read the logs in {data_dir / 'logs'}."
+            )
+        if kubeconfig.exists() and asyncio.run(is_serving(kubeconfig)):
+            return
+        if time.monotonic() - began > READY_WITHIN_S:
+            raise UserError(
+                f"The engine is not ready after {READY_WITHIN_S:g} s. {last_line(data_dir)}",
+                f"Read the logs in {data_dir / 'logs'}, then: kaito down",
+            )
+        time.sleep(0.1)
+
+
+async def is_serving(kubeconfig: Path) -> bool:
+    """Whether Workspaces are served and admission is in place."""
+    try:
+        async with Client(load_kubeconfig(kubeconfig)) as client:
+            await client.list_objects(WORKSPACES)
+            hooks, _ = await client.list_objects(VALIDATING_WEBHOOKS)
+            return any((hook["clientConfig"].get("caBundle")) for item in hooks for hook in item.get("webhooks") or [])
+    except (ApiError, ValueError, OSError):
+        return False
+
+
+def last_line(data_dir: Path) -> str:
+    """The last thing that the engine, the operator or the supervisor logged, to say why they do not come up."""
+    for name in ("engine.log", "operator.log", "up.log"):
+        file = data_dir / "logs" / name
+        lines = file.read_text(errors="replace").strip().splitlines() if file.exists() else []
+        if lines and ("rror" in lines[-1] or "cannot" in lines[-1]):
+            return f"{name} ends with: {lines[-1].strip()[:300]}"
+    return ""
+
+
+def stop(data_dir: Path) -> bool:
+    """Stop engine, operator and every pod. Returns False when nothing ran. Raises UserError when it does not end."""
+    state = local.load(data_dir)
+    if state is None:
+        return False
+    ran = state.supervisor.is_alive()
+    if not state.supervisor.end(signal.SIGTERM, wait_s=60.0):
+        raise UserError(
+            f"The supervisor (process {state.supervisor.pid}) did not stop within 60 s.", "Try again: kaito down"
+        )
+    for process in (state.operator, state.engine):
+        if process is not None and process.is_alive():
+            ran = True
+            process.end(signal.SIGTERM, wait_s=45.0)
+            process.end(signal.SIGKILL, wait_s=5.0)
+    local.forget(data_dir)
+    return ran
+
+
+def options_from(
+    env: settings.Settings,
+    *,
+    kubeconfig: Path | None = None,
+    weights: Sequence[Path] = (),
+    runtime: str = "auto",
+    port: int | None = None,
+    images: Path | None = None,
+) -> Options:
+    """Options with defaults filled in; the demo model's folder is always looked at, after the user's own."""
+    missing = [folder for folder in weights if not folder.is_dir()]
+    if missing:
+        raise UserError(f"The weights folder {missing[0]} does not exist.", "Lay weights out as DIR/<model id>/.")
+    built_here = env.cache_dir / "models"
+    built_here.mkdir(parents=True, exist_ok=True)
+    chosen = (kubeconfig or env.data_dir / "kubeconfig").expanduser().absolute()
+    folders = (*(folder.absolute() for folder in weights), built_here)
+    return Options(env.data_dir, chosen, folders, runtime, port, images)

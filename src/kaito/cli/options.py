@@ -1,0 +1,16 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share, with their help texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Kubeconfig = Annotated[
+    Path | None, typer.Option("--kubeconfig", help="Which cluster: default KUBECONFIG, else the engine of kaito up.")
+]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the Workspace.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where the local engine keeps everything.")]

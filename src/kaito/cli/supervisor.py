@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the local engine and the operator running: starts them in order, restarts what dies, stops them in order.
+
+`kaito up` starts this as a process of its own (`python -m kaito.cli.supervisor`), so that closing a terminal does not
+take the engine down when --detach was asked for. It knows command lines and exit codes only; the engine and the
+operator find their own way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from kaito.cli import local
+
+RESTART_AFTER_S = (0.2, 1.0, 3.0, 10.0)
+"""Pause before the first, second, ... restart in a row; the last one repeats."""
+STEADY_AFTER_S = 30.0
+"""A child that ran this long starts again with the shortest pause."""
+STOP_S = {"operator": 5.0, "engine": 45.0}
+"""How long a child may take to stop; the engine ends its pods first, each with its grace period."""
+PR_SET_PDEATHSIG = 1
+"""prctl(2): have the kernel signal us when the parent dies. Linux only."""
+
+
+def follow_parent(number: signal.Signals) -> None:
+    """In a child before exec: get this signal when the parent dies, so that a restart finds nothing astray."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
+@dataclass
+class Child:
+    """One supervised process."""
+
+    name: str
+    argv: list[str]
+    log: Path
+    on_start: Callable[[str, int], None]
+    process: asyncio.subprocess.Process | None = None
+    stopping: bool = False
+    attempts: int = field(default=0)
+
+    async def keep_running(self) -> None:
+        """Start, wait, start again, until `stopping`."""
+        while not self.stopping:
+            began = time.monotonic()
+            with self.log.open("ab") as log:
+                self.process = await asyncio.create_subprocess_exec(
+                    *self.argv,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=partial(follow_parent, signal.SIGKILL),
+                )
+            self.on_start(self.name, self.process.pid)
+            code = await self.process.wait()
+            if self.stopping:
+                return
+            if time.monotonic() - began > STEADY_AFTER_S:
+                self.attempts = 0
+            pause = RESTART_AFTER_S[min(self.attempts, len(RESTART_AFTER_S) - 1)]
+            self.attempts += 1
+            print(f"{self.name} ended with {code}; starting it again in {pause:g} s", file=sys.stderr, flush=True)
+            await asyncio.sleep(pause)
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL when that is not heard in time."""
+        self.stopping = True
+        if self.process is None or self.process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            await asyncio.wait_for(self.process.wait(), STOP_S[self.name])
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+
+
+async def supervise(data_dir: Path, server: str, kubeconfig: Path, engine: list[str], operator: list[str]) -> None:
+    """Run both until SIGTERM or SIGINT."""
+    state = local.State(local.Process.of(os.getpid()), None, None, server, str(kubeconfig))
+    local.save(data_dir, state)
+
+    def started(name: str, pid: int) -> None:
+        nonlocal state
+        process = local.Process.of(pid)
+        state = replace(state, engine=process) if name == "engine" else replace(state, operator=process)
+        local.save(data_dir, state)
+
+    logs = data_dir / "logs"
+    children = [
+        Child("engine", engine, logs / "engine.log", started),
+        Child("operator", operator, logs / "operator.log", started),
+    ]
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    tasks = [asyncio.create_task(child.keep_running()) for child in children]
+    await stop.wait()
+    for child in reversed(children):
+        await child.stop()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    local.forget(data_dir)
+
+
+def main() -> None:
+    """Entry of the process. Pass each argument of the two command lines as `--engine=ARG` or `--operator=ARG`."""
+    parser = argparse.ArgumentParser(prog="kaito supervisor")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--server", required=True)
+    parser.add_argument("--kubeconfig", type=Path, required=True)
+    parser.add_argument("--engine", action="append", default=[], help="one argument of the engine's command line")
+    parser.add_argument("--operator", action="append", default=[], help="one argument of the operator's command line")
+    options = parser.parse_args()
+    asyncio.run(supervise(options.data_dir, options.server, options.kubeconfig, options.engine, options.operator))
+
+
+if __name__ == "__main__":
+    main()

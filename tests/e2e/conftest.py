@@ -1,0 +1,46 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""The demo model, built once, stand-in weights for the documented presets, and a machine to run them on."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.machine import Machine, processes_below
+
+STAND_INS = ("microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-instruct")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the demo model in it."""
+    folder = tmp_path_factory.mktemp("cache")
+    argv = [sys.executable, "-m", "kaito.runtime", "demo-model", "--out", str(folder / "kaito" / "models")]
+    subprocess.run(argv, check=True, capture_output=True, timeout=300)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights folder laid out by model id: the demo model stands in for two presets of its architecture."""
+    folder = tmp_path_factory.mktemp("weights")
+    for model in STAND_INS:
+        shutil.copytree(cache / "kaito" / "models" / "kaito" / "demo-phi-3", folder / model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def machine(cache: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine that is up; nothing of it is left behind."""
+    folder = tmp_path_factory.mktemp("machine")
+    found = Machine(folder, "--weights", str(weights), cache=cache)
+    found.up()
+    yield found
+    found.down()
+    assert processes_below(folder) == []

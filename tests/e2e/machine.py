@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""One machine with `kaito up` on it, for end-to-end tests: the real command, the real kubectl, real model servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+KAITO = str(Path(sys.executable).parent / "kaito")
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Machine:
+    """`kaito up --detach` in a folder of its own; commands run with its kubeconfig."""
+
+    def __init__(self, folder: Path, *up_arguments: str, cache: Path) -> None:
+        self.folder = folder
+        self.up_arguments = up_arguments
+        self.kubeconfig = folder / "kubeconfig"
+        self.env = {
+            **os.environ,
+            "KAITO_DATA_DIR": str(folder / "data"),
+            "XDG_CACHE_HOME": str(cache),
+            "KUBECONFIG": str(self.kubeconfig),
+            "HF_HUB_OFFLINE": "0",
+        }
+
+    def run(
+        self, *argv: str, check: bool = True, timeout: float = 120, **rest: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command; a failure shows what it printed."""
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=timeout, input=input)
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(argv)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def kaito(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run the kaito command."""
+        return self.run(KAITO, *arguments, check=check, timeout=timeout)
+
+    def kubectl(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run the real kubectl."""
+        return self.run("kubectl", *arguments, check=check, timeout=timeout)
+
+    def up(self) -> str:
+        """Bring everything up; returns what was printed."""
+        return self.kaito("up", "--detach", "--kubeconfig", str(self.kubeconfig), *self.up_arguments).stdout
+
+    def down(self) -> None:
+        """Stop everything."""
+        self.kaito("down")
+
+    def workspace(self, name: str) -> dict[str, Any]:
+        """The Workspace as the server has it."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", "workspace", name, "-o", "json").stdout)
+        return found
+
+    def condition(self, name: str, type_: str) -> dict[str, Any]:
+        """A condition of the Workspace; empty while it is not there."""
+        conditions = (self.workspace(name).get("status") or {}).get("conditions") or []
+        return next((c for c in conditions if c["type"] == type_), {})
+
+    def wait_ready(self, name: str, *, timeout: float = 90) -> float:
+        """Wait until the Workspace is Ready; returns the seconds."""
+        began = time.monotonic()
+        self.kubectl(
+            "wait",
+            "--for=condition=WorkspaceReady",
+            f"workspace/{name}",
+            f"--timeout={timeout:g}s",
+            timeout=timeout + 10,
+        )
+        return time.monotonic() - began
+
+    def state(self) -> dict[str, Any]:
+        """What the supervisor wrote down: the processes."""
+        found: dict[str, Any] = json.loads((self.folder / "data" / "up.json").read_text())
+        return found
+
+    def kill(self, which: str) -> None:
+        """kill -9 of the supervisor, the engine or the operator."""
+        os.kill(self.state()[which]["pid"], signal.SIGKILL)
+
+
+def eventually(check: Callable[[], bool], *, within: float, what: str) -> None:
+    """Wait until the check holds; fails with `what` when it does not in time."""
+    deadline = time.monotonic() + within
+    while not check():
+        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
+        time.sleep(0.2)
+
+
+def processes_below(folder: Path) -> list[str]:
+    """Command lines of running processes that mention the folder: what a test must not leave behind."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(folder) in line:
+                found.append(line)
+    return found
