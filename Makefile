@@ -51,7 +51,7 @@ e2e: tools $(VENV)/.vllm ## kubectl, both model servers, the demo model
 	@$(BIN)/python -m pytest tests/e2e
 
 bench: tools $(VENV)/.vllm ## Measure, and write benchmarks/README.md's table
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python -m benchmarks.run
 
 generate: $(VENV)/.base ## Write what is generated from code: the CRD
 	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml

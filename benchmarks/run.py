@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what the project claims and writes the table of benchmarks/README.md: `make bench`.
+
+Every row is measured in one run on one machine and shows its spread. Nothing here is asserted: a row that misses its
+target says so in the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import idle
+from kaito.api.meta import WORKSPACES
+from kaito.kube.client import Client
+from kaito.kube.config import load_kubeconfig
+from kaito.kube.resource import STATEFUL_SETS
+from tests.e2e.machine import REPOSITORY, Machine
+from tests.engine_process import EngineProcess
+
+README = Path(__file__).with_name("README.md")
+MARK = "<!-- below: written by make bench -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    unit: str
+    values: list[float]
+    target: float
+
+    def markdown(self) -> str:
+        """Median, best, worst, count, target, and whether the median keeps it."""
+        median = statistics.median(self.values)
+        kept = "yes" if median <= self.target else "**no**"
+        spread = f"{min(self.values):.3g} … {max(self.values):.3g}"
+        return (
+            f"| {self.what} | {median:.3g} {self.unit} | {spread} | {len(self.values)} "
+            f"| ≤ {self.target:g} {self.unit} | {kept} |"
+        )
+
+
+def engine_ready(tries: int = 7) -> Row:
+    """From the start of the process to the first answer, on an empty data folder."""
+    values = []
+    for _ in range(tries):
+        with tempfile.TemporaryDirectory() as folder:
+            engine = EngineProcess(Path(folder))
+            values.append(engine.start())
+            engine.stop()
+    return Row("engine ready, from process start", "s", values, 1.5)
+
+
+def apply_to_stateful_set(machine: Machine, tries: int = 50) -> Row:
+    """From sending a Workspace to its StatefulSet, both seen by one client."""
+    values = [1000 * seconds for seconds in asyncio.run(_apply_many(machine.kubeconfig, tries))]
+    return Row("Workspace sent to StatefulSet created", "ms", values, 100)
+
+
+async def _apply_many(kubeconfig: Path, tries: int) -> list[float]:
+    found = []
+    async with Client(load_kubeconfig(kubeconfig)) as client:
+        for number in range(tries):
+            name = f"bench-{number}"
+            _, version = await client.list_objects(STATEFUL_SETS)
+            watch = client.watch(STATEFUL_SETS, "default", resource_version=version)
+            # phi-4 has no weights here: the pods end at once, so that they do not disturb the measurement.
+            workspace = {
+                "apiVersion": WORKSPACES.api_version,
+                "kind": "Workspace",
+                "metadata": {"name": name, "namespace": "default"},
+                "resource": {"labelSelector": {"matchLabels": {"app": name}}},
+                "inference": {"preset": {"name": "phi-4"}},
+            }
+            began = time.perf_counter()
+            await client.create(WORKSPACES, workspace)
+            async for event in watch:
+                if event.object["metadata"]["name"] == name:
+                    break
+            found.append(time.perf_counter() - began)
+            await client.delete(WORKSPACES, name, "default")
+            await asyncio.sleep(0.5)
+    return found
+
+
+def first_answer(machine: Machine, runtime: str, *, target: float, tries: int = 3) -> Row:
+    """From `kubectl apply` of the quick start to the whole answer of `kaito chat`, with the model built already."""
+    quick = (REPOSITORY / "examples" / "quickstart.yaml").read_text()
+    values = []
+    for number in range(tries):
+        name = f"{runtime}-{number}"
+        manifest = quick.replace("name: demo", f"name: {name}\n  annotations: {{kaito.sh/runtime: {runtime}}}", 1)
+        began = time.monotonic()
+        machine.run("kubectl", "apply", "-f", "-", input=manifest)
+        machine.wait_ready(name, timeout=300)
+        machine.kaito("chat", name, "What is kaito?")
+        values.append(time.monotonic() - began)
+        machine.kaito("delete", name)
+    return Row(f"kubectl apply to first chat answer, {runtime}", "s", values, target)
+
+
+def measure() -> list[Row]:
+    """All rows."""
+    rows = [engine_ready()]
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        cache = folder / "cache"
+        model = [sys.executable, "-m", "kaito.runtime", "demo-model", "--out", str(cache / "kaito" / "models")]
+        began = time.monotonic()
+        subprocess.run(model, check=True, capture_output=True)
+        rows.append(Row("demo model built (once)", "s", [time.monotonic() - began], 60))
+        machine = Machine(folder / "machine", cache=cache)
+        machine.folder.mkdir()
+        machine.up()
+        try:
+            rows.append(apply_to_stateful_set(machine))
+            rows.append(first_answer(machine, "transformers", target=20))
+            rows.append(first_answer(machine, "vllm", target=60))
+        finally:
+            machine.down()
+        found = asyncio.run(idle.measure(folder / "idle", workspaces=200, seconds=60))
+    rows.append(Row("operator idle, 200 Ready Workspaces: CPU of one core", "%", [found.cpu_percent], 1))
+    rows.append(Row("operator idle, 200 Ready Workspaces: writes in 60 s", "writes", [float(found.writes)], 0))
+    return rows
+
+
+def main() -> None:
+    """Measure, and put the table below the mark of the README."""
+    rows = measure()
+    where = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    lines = [
+        MARK,
+        "",
+        f"Measured {datetime.now(UTC):%Y-%m-%d} on {where}, no GPU.",
+        "",
+        "| what | median | spread | tries | target | kept |",
+        "|---|---|---|---|---|---|",
+        *(row.markdown() for row in rows),
+        "",
+    ]
+    head = README.read_text().split(MARK)[0]
+    README.write_text(head + "\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
