@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from tests.engine_process import EngineProcess
 
 from kaito.api.meta import WORKSPACES
 from kaito.kube.client import Client
@@ -19,7 +19,6 @@ from kaito.kube.config import load_kubeconfig
 from kaito.kube.errors import ApiError
 from kaito.kube.manifest import is_true
 from kaito.kube.resource import CONFIG_MAPS, CONTROLLER_REVISIONS, EVENTS, PODS, SERVICES, STATEFUL_SETS
-from tests.engine_process import EngineProcess
 
 WATCHED = (WORKSPACES, STATEFUL_SETS, SERVICES, CONFIG_MAPS, CONTROLLER_REVISIONS, PODS, EVENTS)
 READY_WITHIN_S = 300.0
@@ -41,7 +40,8 @@ async def measure(folder: Path, *, workspaces: int, seconds: float) -> Idle:
     """Bring `workspaces` to Ready on one simulated node, wait until all is quiet, then watch the operator."""
     folder.mkdir(parents=True, exist_ok=True)
     with EngineProcess(folder, "--no-node", "--simulated-nodes", "2") as engine:
-        operator = subprocess.Popen(operator_command(engine.kubeconfig), stderr=(folder / "operator.log").open("w"))
+        log = (folder / "operator.log").open("wb")
+        operator = await asyncio.create_subprocess_exec(*operator_command(engine.kubeconfig), stdout=log, stderr=log)
         try:
             async with Client(load_kubeconfig(engine.kubeconfig)) as client:
                 took = await make_ready(client, workspaces)
@@ -52,7 +52,8 @@ async def measure(folder: Path, *, workspaces: int, seconds: float) -> Idle:
                 after, spent_then = await versions(client), process.cpu_times()
         finally:
             operator.terminate()
-            operator.wait(15)
+            await operator.wait()
+            log.close()
     cpu_s = (spent_then.user + spent_then.system) - (spent.user + spent.system)
     return Idle(took, 100 * cpu_s / seconds, len(before ^ after))
 

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.e2e.machine import REPOSITORY, Machine
+from tests.engine_process import EngineProcess
+
 from benchmarks import idle
 from kaito.api.meta import WORKSPACES
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
 from kaito.kube.resource import STATEFUL_SETS
-from tests.e2e.machine import REPOSITORY, Machine
-from tests.engine_process import EngineProcess
 
 README = Path(__file__).with_name("README.md")
 MARK = "<!-- below: written by make bench -->"

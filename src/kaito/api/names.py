@@ -96,3 +96,9 @@ REASON_NOT_SUPPORTED_HERE: Final = "NotSupportedHere"
 REASON_CONFIG_INVALID: Final = "InferenceConfigInvalid"
 REASON_ENGINE_MISSING: Final = "InferenceEngineMissing"
 REASON_ENGINE_FAILED: Final = "InferenceEngineFailed"
+REASON_NAME_TAKEN: Final = "NameTaken"
+
+# Reasons of events about a Workspace; a failure's event has the condition's reason
+EVENT_NODES_READY: Final = "NodesReady"
+EVENT_SERVING: Final = "Serving"
+EVENT_WORKLOAD_MIGRATION: Final = "WorkloadMigration"
