@@ -1,0 +1,240 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""The scheduler: chooses a node for each pod that names `default-scheduler` and has none.
+
+All waiting pods are placed in one plan, in the order of their creation, so that two pods never get the same GPU: the
+sums of the plan itself are what the next pod sees. `capacity.py` does the sums, `selection.py` the predicates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaito.engine.controllers import pods as pod
+from kaito.engine.controllers.capacity import Load, Requests, loads, requests_of, short_of
+from kaito.engine.controllers.nodelifecycle import effective_taints
+from kaito.engine.controllers.selection import node_matches, tolerates
+from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, key_of, rfc3339
+from kaito.kube.plan import Controller, Create, Event, Patch, Plan, Reader, Watch
+from kaito.kube.resource import NODES, PERSISTENT_VOLUME_CLAIMS, PODS
+
+SCHEDULER = "default-scheduler"
+ROUND = Key("", "every waiting pod")
+"""The one key of this controller: a round over all of them."""
+# How soon to look again while something waits, for changes that wake nobody
+RETRY_S = 5.0
+# How long a pod may wait for a new claim to be bound before it is called unschedulable
+PATIENCE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The pods that wait, the pods that take room, the nodes, and the claims of the waiting pods."""
+
+    waiting: tuple[Manifest, ...]
+    placed: tuple[Manifest, ...]
+    nodes: tuple[Manifest, ...]
+    claims: dict[Key, Manifest]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a pod has no node."""
+
+    message: str
+    passing: bool = False
+    """Whether this is what every such pod goes through, for a moment."""
+
+
+def controller() -> Controller[Observed]:
+    """The scheduler."""
+    return Controller(
+        name=SCHEDULER,
+        resource=NODES,
+        observe=observe,
+        plan=plan,
+        watches=(
+            Watch(NODES, lambda obj: [ROUND]),
+            Watch(PODS, pod_keys),
+            Watch(PERSISTENT_VOLUME_CLAIMS, lambda obj: [ROUND]),
+        ),
+        workers=1,
+    )
+
+
+def pod_keys(p: Manifest) -> list[Key]:
+    """A round when a pod waits, or when it gives its room back."""
+    return [ROUND] if is_waiting(p) or pod.is_finished(p) or is_deleting(p) else []
+
+
+def is_waiting(p: Manifest) -> bool:
+    """Whether the pod is ours to place."""
+    spec = p["spec"]
+    return (
+        not spec.get("nodeName")
+        and spec.get("schedulerName", SCHEDULER) == SCHEDULER
+        and pod.is_active(p)
+        and not spec.get("schedulingGates")
+    )
+
+
+def observe(reader: Reader, key: Key) -> Observed | None:
+    """Everything that a round needs; None for the keys of nodes and when no pod waits."""
+    if key != ROUND:
+        return None
+    every = reader.list(PODS)
+    waiting = [p for p in every if is_waiting(p)]
+    if not waiting:
+        return None
+    claims = {}
+    for p in waiting:
+        for name in claim_names(p):
+            claim = reader.get(PERSISTENT_VOLUME_CLAIMS, name, p["metadata"]["namespace"])
+            if claim is not None:
+                claims[key_of(claim)] = claim
+    return Observed(
+        waiting=tuple(sorted(waiting, key=_queue_order)),
+        placed=tuple(p for p in every if p["spec"].get("nodeName") and not pod.is_finished(p)),
+        nodes=tuple(reader.list(NODES)),
+        claims=claims,
+    )
+
+
+def _queue_order(p: Manifest) -> tuple[object, ...]:
+    return (-int(p["spec"].get("priority") or 0), p["metadata"]["creationTimestamp"], key_of(p))
+
+
+def claim_names(p: Manifest) -> list[str]:
+    """The claims that the pod's volumes name."""
+    volumes = p["spec"].get("volumes") or []
+    return [v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v]
+
+
+def plan(observed: Observed, now: datetime) -> Plan:
+    """A binding for each pod that fits somewhere, a condition and an event for each that does not."""
+    room = loads(observed.nodes, observed.placed)
+    create: list[Create] = []
+    patches: list[Patch] = []
+    events: list[Event] = []
+    for p in observed.waiting:
+        choice = place(p, observed, room)
+        if isinstance(choice, Refusal):
+            if choice.passing and (now - pod.created_at(p)).total_seconds() < PATIENCE_S:
+                continue
+            patches += _unschedulable(p, choice, now)
+            if not _is_known(p, choice):
+                events.append(Event(p, "FailedScheduling", choice.message, type="Warning"))
+            continue
+        room[choice].add(requests_of(p))
+        create.append(_binding(p, choice))
+        name = key_of(p)
+        events.append(Event(p, "Scheduled", f"Successfully assigned {name} to {choice}"))
+    stuck = len(create) < len(observed.waiting)
+    return Plan(
+        patches=tuple(patches),
+        create=tuple(create),
+        events=tuple(events),
+        requeue_after_s=RETRY_S if stuck else None,
+    )
+
+
+def place(p: Manifest, observed: Observed, room: dict[str, Load]) -> str | Refusal:
+    """The name of the node for the pod: of those that fit, the one with the most room left."""
+    problem = _unbound_claim(p, observed.claims)
+    if problem is not None:
+        return Refusal(f"0/{len(observed.nodes)} nodes are available: {problem}.", passing=True)
+    wanted = requests_of(p)
+    fitting: list[tuple[float, str]] = []
+    reasons: Counter[str] = Counter()
+    for node in observed.nodes:
+        name = node["metadata"]["name"]
+        problems = _problems(p, node, room[name], wanted)
+        if problems:
+            reasons.update(problems)
+        else:
+            fitting.append((room[name].share_with(wanted) + _dislike(p, node), name))
+    if fitting:
+        return min(fitting)[1]
+    return Refusal(_explain(len(observed.nodes), reasons))
+
+
+def _unbound_claim(p: Manifest, claims: dict[Key, Manifest]) -> str | None:
+    """Why the pod's claims keep it from running, if they do."""
+    for name in claim_names(p):
+        claim = claims.get(Key(p["metadata"]["namespace"], name))
+        if claim is None:
+            return f'persistentvolumeclaim "{name}" not found'
+        if is_deleting(claim):
+            return f'persistentvolumeclaim "{name}" is being deleted'
+        if (claim.get("status") or {}).get("phase") != "Bound":
+            return "pod has unbound immediate PersistentVolumeClaims"
+    return None
+
+
+def _problems(p: Manifest, node: Manifest, load: Load, wanted: Requests) -> list[str]:
+    """Why the node cannot take the pod, in kube-scheduler's words; empty when it can."""
+    tolerations = p["spec"].get("tolerations") or []
+    taints = effective_taints(node)
+    if node["spec"].get("unschedulable") and not tolerates(tolerations, UNSCHEDULABLE):
+        return ["node(s) were unschedulable"]
+    for taint in taints:
+        if taint["effect"] != "PreferNoSchedule" and not tolerates(tolerations, taint):
+            return [f"node(s) had untolerated taint(s) {{{taint['key']}: {taint.get('value') or ''}}}"]
+    if not node_matches(p["spec"], node):
+        return ["node(s) didn't match Pod's node affinity/selector"]
+    return [f"Insufficient {name}" if name != "pods" else "Too many pods" for name in short_of(load, wanted)]
+
+
+UNSCHEDULABLE = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
+
+
+def _dislike(p: Manifest, node: Manifest) -> float:
+    """What PreferNoSchedule taints and unmet preferences add to a node's load."""
+    tolerations = p["spec"].get("tolerations") or []
+    taints = node["spec"].get("taints") or []
+    soft = [t for t in taints if t["effect"] == "PreferNoSchedule" and not tolerates(tolerations, t)]
+    return float(len(soft))
+
+
+def _explain(count: int, reasons: Counter[str]) -> str:
+    """kube-scheduler's message: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`"""
+    if not count:
+        return "0/0 nodes are available: no nodes available to schedule pods."
+    parts = sorted(f"{number} {reason}" for reason, number in reasons.items())
+    return f"0/{count} nodes are available: {', '.join(parts)}."
+
+
+def _binding(p: Manifest, node: str) -> Create:
+    meta = p["metadata"]
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    }
+    return Create(manifest, subresource=(PODS, key_of(p), "binding"))
+
+
+def _is_known(p: Manifest, refusal: Refusal) -> bool:
+    old = condition_of(p, "PodScheduled") or {}
+    return old.get("status") == "False" and old.get("message") == refusal.message
+
+
+def _unschedulable(p: Manifest, refusal: Refusal, now: datetime) -> list[Patch]:
+    """Sets the condition PodScheduled False; nothing if it says so already."""
+    if _is_known(p, refusal):
+        return []
+    old = condition_of(p, "PodScheduled") or {}
+    since = old["lastTransitionTime"] if old.get("status") == "False" else rfc3339(now)
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": refusal.message,
+        "lastProbeTime": None,
+        "lastTransitionTime": since,
+    }
+    others = [c for c in (p.get("status") or {}).get("conditions") or [] if c["type"] != "PodScheduled"]
+    return [Patch(PODS, key_of(p), {"status": {"conditions": [*others, condition]}}, subresource="status")]

@@ -1,0 +1,458 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one pod: looks, lets `lifecycle.decide` decide, does it, writes the status; again when something happens.
+
+One worker for each pod bound to this node, from the moment the agent sees it until it is gone. What has to survive
+the engine is in the pod's folder; a new worker picks up what an old one started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kaito.engine.node import launching, process, rootfs, volumes
+from kaito.engine.node.environment import ConfigError, Placement, Sources
+from kaito.engine.node.folder import PodFolder, Record
+from kaito.engine.node.handlers import HandlerFailure, Handlers
+from kaito.engine.node.images import repository_of
+from kaito.engine.node.lifecycle import decide
+from kaito.engine.node.model import Action, ContainerView, PodView, Problem, Remove, Start, Stop
+from kaito.engine.node.probes import Health, Prober, initial_health
+from kaito.kube.client import Client
+from kaito.kube.clock import Clock
+from kaito.kube.errors import ApiError, Conflict, NotFound
+from kaito.kube.events import Recorder
+from kaito.kube.manifest import Manifest
+from kaito.kube.plan import Event
+from kaito.kube.resource import PODS, SERVICE_ACCOUNTS
+
+RETRY_S = 1.0
+CACHE_LAG_S = 0.2
+VOLUME_RETRY_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+GONE_GRACE_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all workers of a node share."""
+
+    client: Client
+    clock: Clock
+    host: launching.Host
+    sources: Sources
+    recorder: Recorder
+    written: Callable[[Manifest], None]
+    """Told of the pod as the server answered a write of ours."""
+
+
+@dataclass(slots=True)
+class _Container:
+    """What the worker holds in memory of one container."""
+
+    manifest: Manifest
+    problem: Problem | None = None
+    image_id: str = ""
+    health: Health = field(default_factory=lambda: Health(started=True, ready=True))
+    stopping: bool = False
+    hook_done: bool = True
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class PodWorker:
+    """One pod on this node."""
+
+    def __init__(
+        self,
+        pod: Manifest,
+        site: Site,
+        folder: PodFolder,
+        record: Record,
+        placement: Placement,
+        gpu_env: Mapping[str, str],
+        *,
+        rejected: tuple[str, str] | None = None,
+    ) -> None:
+        self.pod = pod
+        self.folder = folder
+        self.record = record
+        self._site = site
+        self._placement = placement
+        self._gpu_env = gpu_env
+        self._rejected = rejected
+        self._wake = asyncio.Event()
+        self._volumes: dict[str, Path] | None = None
+        self._volume_tries = 0
+        self._tokens: dict[str, bytes] = {}
+        self._containers = {item["name"]: _Container(item) for item in all_containers(pod)}
+        self._answered: Manifest | None = None
+        self._sent: Manifest | None = None
+        self._stops: set[asyncio.Task[None]] = set()
+
+    # What others tell the worker
+
+    def update(self, pod: Manifest) -> None:
+        """The object changed."""
+        self.pod = pod
+        for item in all_containers(pod):
+            if item["name"] in self._containers:
+                self._containers[item["name"]].manifest = item
+        if pod["metadata"].get("deletionGracePeriodSeconds") == 0:
+            self.kill()
+        self._wake.set()
+
+    def refresh(self) -> None:
+        """Something that the pod refers to changed: bring files of volumes up to date, try waiting starts."""
+        if self._volumes is not None:
+            self._lay_out()
+        for state in self._containers.values():
+            if state.problem is not None and state.problem.reason == "CreateContainerConfigError":
+                state.problem = None
+        self._wake.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the pod has ended for good and holds nothing any more."""
+        return (self.pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+    def kill(self) -> None:
+        """End all processes at once."""
+        for name in self._containers:
+            latest = self.folder.latest(name)
+            if latest is not None:
+                process.send(latest, signal.SIGKILL)
+
+    # The loop
+
+    async def run(self) -> None:
+        """Until the pod is gone. Cancelling leaves its processes running."""
+        try:
+            self._adopt()
+            while await self._pass():
+                pass
+        finally:
+            for state in self._containers.values():
+                _cancel(state)
+            for task in self._stops:
+                task.cancel()
+
+    async def end(self, grace_s: float) -> None:
+        """Stop every process without touching the object, for a node that goes down or a pod that is gone."""
+        running = [name for name in self._containers if self._view(name).is_running]
+        folders = [self.folder.latest(name) for name in running]
+        await asyncio.gather(*(process.stop(folder, grace_s) for folder in folders if folder is not None))
+
+    async def _pass(self) -> bool:
+        """One look; says whether there will be another."""
+        self._wake.clear()
+        decision = decide(self._pod_view(), self._site.clock.now())
+        wake_after_s = decision.wake_after_s
+        if decision.prepare:
+            wake_after_s = await self._prepare()
+        started = False
+        for action in decision.actions:
+            if isinstance(action, Remove):
+                await self._publish(decision.status)
+                return not await self._remove()
+            started = await self._do(action) or started
+        if started or (decision.prepare and self._volumes is not None):
+            return True
+        if not await self._publish(decision.status):
+            wake_after_s = RETRY_S
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), wake_after_s)
+        return True
+
+    def _pod_view(self) -> PodView:
+        return PodView(
+            pod=self.pod,
+            containers={name: self._view(name) for name in self._containers},
+            address=self.record.address,
+            host_address=self._placement.host_address,
+            volumes_ready=self._volumes is not None,
+            rejected=self._rejected,
+        )
+
+    def _view(self, name: str) -> ContainerView:
+        state = self._containers[name]
+        attempts = self.folder.attempts(self.record.uid, name)
+        return ContainerView(
+            current=attempts[-1] if attempts else None,
+            previous=attempts[-2] if len(attempts) > 1 else None,
+            problem=state.problem,
+            started=state.health.started and state.hook_done,
+            ready=state.health.ready,
+            unhealthy=state.health.unhealthy,
+            stopping=state.stopping,
+            image_id=state.image_id,
+        )
+
+    async def _do(self, action: Action) -> bool:
+        """Carry out a start or a stop; says whether something was tried that changes the view at once."""
+        if isinstance(action, Start):
+            await self._start(action)
+            return True
+        if isinstance(action, Stop):
+            self._containers[action.container].stopping = True
+            task = asyncio.create_task(self._stop(action))
+            self._stops.add(task)
+            task.add_done_callback(self._stops.discard)
+        return False
+
+    # Volumes
+
+    async def _prepare(self) -> float | None:
+        """Set the volumes up; returns when to try again if that failed."""
+        await self._fetch_tokens()
+        problem = self._lay_out()
+        if problem is None:
+            return None
+        if self._volume_tries > 0:  # what a pod refers to may be created right after it
+            await self.tell("FailedMount", problem, warning=True)
+        delay = VOLUME_RETRY_S[min(self._volume_tries, len(VOLUME_RETRY_S) - 1)]
+        self._volume_tries += 1
+        return delay
+
+    def _lay_out(self) -> str | None:
+        """Bring the volumes up to date; returns what is missing."""
+        ready = {}
+        try:
+            for volume in self.pod["spec"].get("volumes") or []:
+                ready[volume["name"]] = volumes.lay_out(
+                    self.pod, volume, self.folder.volumes, self._site.sources, self._placement, self._token
+                )
+        except volumes.VolumeError as error:
+            return str(error)
+        self._volumes = ready
+        return None
+
+    async def _fetch_tokens(self) -> None:
+        """Ask for the service account tokens that projected volumes hold."""
+        meta, spec = self.pod["metadata"], self.pod["spec"]
+        for source in volumes.token_sources(self.pod):
+            if source["path"] in self._tokens:
+                continue
+            request = {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {
+                    "expirationSeconds": source.get("expirationSeconds", 3600),
+                    "audiences": [source["audience"]] if source.get("audience") else [],
+                },
+            }
+            account = spec.get("serviceAccountName") or "default"
+            try:
+                answer = await self._site.client.create(
+                    SERVICE_ACCOUNTS, request, namespace=meta.get("namespace", ""), name=account, subresource="token"
+                )
+            except ApiError as error:
+                _log.info("pod %s: no token for service account %s: %s", meta["name"], account, error)
+                continue
+            self._tokens[source["path"]] = answer["status"]["token"].encode()
+
+    def _token(self, source: Manifest) -> bytes:
+        token = self._tokens.get(source["path"])
+        if token is None:
+            raise volumes.VolumeError(
+                f"no token for service account {self.pod['spec'].get('serviceAccountName')!r} yet"
+            )
+        return token
+
+    # Starting
+
+    async def _launch(self, action: Start, state: _Container) -> tuple[process.Launch, str]:
+        place = launching.PodPlace(
+            self._placement, self._volumes or {}, self.folder.root(action.container), self._gpu_env
+        )
+        try:
+            return launching.launch(self.pod, state.manifest, self._site.host, place, self._site.sources)
+        except launching.Unready as error:
+            if error.reason != "CreateContainerConfigError" or state.problem is not None:
+                raise
+            # What a pod refers to may have been created a moment before it and not be in our cache yet.
+            await self._site.clock.sleep(CACHE_LAG_S)
+            return launching.launch(self.pod, state.manifest, self._site.host, place, self._site.sources)
+
+    async def _start(self, action: Start) -> None:
+        state = self._containers[action.container]
+        try:
+            made, image_id = await self._launch(action, state)
+            folder = self.folder.new_attempt(action.container, action.attempt, action.backoff)
+            await process.start(folder, made)
+        except launching.Unready as error:
+            await self._has_problem(state, error.reason, str(error))
+            return
+        except (process.StartFailure, OSError) as error:
+            await self._has_problem(state, "RunContainerError", str(error))
+            return
+        state.problem, state.image_id, state.stopping = None, image_id, False
+        state.hook_done = "postStart" not in (state.manifest.get("lifecycle") or {})
+        end = process.ended(folder)
+        if end is not None and end.start_error:
+            await self.tell("Failed", f"Error: {end.start_error}", warning=True, container=action.container)
+            return
+        self._accompany(state, folder, hook=True)
+        await self.tell("Started", "Container started", container=action.container)
+
+    async def _has_problem(self, state: _Container, reason: str, message: str) -> None:
+        tries = state.problem.tries + 1 if state.problem else 1
+        if reason == "ErrImagePull" and tries > 1:
+            image = state.manifest.get("image", "")
+            reason, message = "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {message}'
+        state.problem = Problem(reason, message, self._site.clock.now(), tries)
+        text = message if reason == "ImagePullBackOff" else f"Error: {message}"
+        event = "BackOff" if reason == "ImagePullBackOff" else "Failed"
+        await self.tell(event, text, warning=True, container=state.manifest["name"])
+
+    def _adopt(self) -> None:
+        """Go on with what an earlier engine started."""
+        if self.folder.containers():
+            self._lay_out()
+        for name, state in self._containers.items():
+            latest = self.folder.latest(name)
+            if latest is None:
+                continue
+            entry = self._site.host.images.find(state.manifest.get("image", ""))
+            state.image_id = f"local://{repository_of(state.manifest['image'])}" if entry else ""
+            self._accompany(state, latest, hook=False)
+
+    def _accompany(self, state: _Container, folder: Path, *, hook: bool) -> None:
+        """Watch an attempt for its end, and its probes as long as it runs."""
+        _cancel(state)
+        state.health = initial_health(state.manifest)
+        state.tasks = [asyncio.create_task(self._until_end(state, folder))]
+        if process.ended(folder) is None:
+            state.tasks.append(asyncio.create_task(self._care(state, folder, hook=hook)))
+
+    async def _until_end(self, state: _Container, folder: Path) -> None:
+        await process.wait(folder)
+        self.folder.keep_last_words(state.manifest, folder, rootfs.termination_path(state.manifest))
+        for task in state.tasks[1:]:
+            task.cancel()
+        state.stopping = False
+        self._wake.set()
+
+    async def _care(self, state: _Container, folder: Path, *, hook: bool) -> None:
+        """The postStart hook, then the probes."""
+        handlers = Handlers(state.manifest, self.record.address, folder, self._rewriter(state.manifest))
+        action = (state.manifest.get("lifecycle") or {}).get("postStart")
+        if action and hook:
+            try:
+                await handlers.act(action, timeout_s=None)
+            except HandlerFailure as error:
+                await self.tell("FailedPostStartHook", str(error), warning=True, container=state.manifest["name"])
+                state.health = replace(state.health, unhealthy="failed postStart hook")
+                self._wake.set()
+                return
+        state.hook_done = True
+        self._wake.set()
+        prober = Prober(
+            state.manifest,
+            handlers.probe,
+            self._site.clock,
+            changed=lambda: self._health_changed(state, prober.health),
+            told=lambda kind, text: self._unhealthy(state, kind, text),
+        )
+        await prober.run()
+
+    def _rewriter(self, container: Manifest) -> rootfs.Rewriter:
+        try:
+            places = rootfs.mounts(container, self._volumes or {}, {})
+        except ConfigError:
+            places = {}
+        return rootfs.Rewriter(places)
+
+    def _health_changed(self, state: _Container, health: Health) -> None:
+        state.health = health
+        self._wake.set()
+
+    def _unhealthy(self, state: _Container, kind: str, text: str) -> None:
+        message = f"{kind.capitalize()} probe failed: {text}"
+        task = asyncio.create_task(self.tell("Unhealthy", message, warning=True, container=state.manifest["name"]))
+        self._stops.add(task)
+        task.add_done_callback(self._stops.discard)
+
+    # Stopping
+
+    async def _stop(self, action: Stop) -> None:
+        state = self._containers[action.container]
+        folder = self.folder.latest(action.container)
+        if folder is None:
+            return
+        why = f", {action.why}, will be restarted" if action.unhealthy else ""
+        await self.tell("Killing", f"Stopping container {action.container}{why}", container=action.container)
+        left_s = action.grace_s
+        hook = (state.manifest.get("lifecycle") or {}).get("preStop")
+        if hook and left_s > 0:
+            before = self._site.clock.monotonic()
+            handlers = Handlers(state.manifest, self.record.address, folder, self._rewriter(state.manifest))
+            try:
+                await handlers.act(hook, timeout_s=left_s)
+            except HandlerFailure as error:
+                await self.tell("FailedPreStopHook", str(error), warning=True, container=action.container)
+            left_s = max(1.0, left_s - (self._site.clock.monotonic() - before))
+        await process.stop(folder, left_s)
+        self._wake.set()
+
+    async def _remove(self) -> bool:
+        """Let the object go and clean up; says whether that succeeded."""
+        meta = self.pod["metadata"]
+        try:
+            await self._site.client.delete(
+                PODS, meta["name"], meta.get("namespace", ""), uid=meta["uid"], grace_period_s=0
+            )
+        except (NotFound, Conflict):
+            pass
+        except ApiError as error:
+            _log.warning("pod %s/%s: cannot be let go: %s", meta.get("namespace"), meta["name"], error)
+            await self._site.clock.sleep(RETRY_S)
+            return False
+        self.folder.remove()
+        return True
+
+    # Telling
+
+    async def tell(self, reason: str, message: str, *, warning: bool = False, container: str = "") -> None:
+        """Record an event about the pod."""
+        text = f"{container}: {message}" if container and container not in message else message
+        await self._site.recorder.record(Event(self.pod, reason, text, "Warning" if warning else "Normal"))
+
+    async def _publish(self, status: Manifest) -> bool:
+        """Write the status if it says something new; says whether the server has it."""
+        have = self.pod.get("status") or {}
+        if all(have.get(name) == value for name, value in status.items()):
+            return True
+        if status == self._sent and have == self._answered:
+            return True  # the server words something differently; writing it again would not help
+        meta = self.pod["metadata"]
+        body = {"metadata": {"uid": meta["uid"]}, "status": status}
+        try:
+            answer = await self._site.client.patch(
+                PODS, meta["name"], meta.get("namespace", ""), body, subresource="status"
+            )
+        except NotFound:
+            return True
+        except ApiError as error:
+            _log.warning("pod %s/%s: status was not written: %s", meta.get("namespace"), meta["name"], error)
+            return False
+        self._sent, self._answered = status, answer.get("status")
+        self._site.written(answer)
+        return True
+
+
+def all_containers(pod: Manifest) -> list[Manifest]:
+    """Init containers and containers, in this order."""
+    return [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]
+
+
+def _cancel(state: _Container) -> None:
+    for task in state.tasks:
+        task.cancel()
+    state.tasks = []

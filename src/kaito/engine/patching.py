@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a PATCH request to a change of an object: the four patch types, decoded and carried out.
+
+The arithmetic is in `kaito.engine.patch` and `kaito.engine.apply`; here is which of them, and what their failures mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kaito.engine import apply as ssa
+from kaito.engine import patch as patches
+from kaito.engine.codec import Decoded, decode_json, decode_yaml, media_type
+from kaito.engine.context import WriteContext
+from kaito.engine.field import invalid as invalid_field
+from kaito.engine.kinds import Kind
+from kaito.engine.requests import Request, is_true
+from kaito.engine.shape import compact
+from kaito.engine.status import StatusError, bad_request, conflict, invalid, unsupported_media_type
+from kaito.engine.strategy import Strategy
+from kaito.kube.manifest import Manifest
+
+PatchType = Literal["json", "merge", "strategic", "apply"]
+
+TYPES: dict[str, PatchType] = {
+    "application/json-patch+json": "json",
+    "application/merge-patch+json": "merge",
+    "application/strategic-merge-patch+json": "strategic",
+    "application/apply-patch+yaml": "apply",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRequest:
+    """A decoded patch."""
+
+    type: PatchType
+    body: Any
+    duplicates: tuple[str, ...] = ()
+    force: bool = False
+
+
+def patch_type(request: Request, kind: Kind) -> PatchType:
+    """Which patch the Content-Type means. Raises StatusError 415."""
+    found = TYPES.get(media_type(request.header("content-type")))
+    if found is None:
+        raise StatusError(415, "UnsupportedMediaType", "415: Unsupported Media Type", details={})
+    if found == "strategic" and kind.is_custom:
+        accepted = ", ".join(name for name, type_ in TYPES.items() if type_ != "strategic")
+        raise unsupported_media_type(
+            f"the body of the request was in an unknown format - accepted media types include: {accepted}"
+        )
+    return found
+
+
+def parse_patch(request: Request, type_: PatchType) -> PatchRequest:
+    """The patch in the body. Raises StatusError 400."""
+    try:
+        decoded: Decoded = decode_yaml(request.body) if type_ == "apply" else decode_json(request.body)
+    except ValueError as error:
+        text = f"error decoding YAML: {error}" if type_ == "apply" else str(error)
+        raise bad_request(text) from None
+    return PatchRequest(type_, decoded.value, tuple(decoded.duplicates), is_true(request.param("force")))
+
+
+def patched(live: Manifest, patch: PatchRequest, strategy: Strategy, ctx: WriteContext) -> Manifest:
+    """The object after a JSON, merge or strategic patch, decoded and defaulted. Raises StatusError."""
+    try:
+        match patch.type:
+            case "json":
+                result = patches.json_patch(live, patch.body)
+            case "merge":
+                if not isinstance(patch.body, dict):
+                    raise bad_request("error decoding patch: the patch must be an object")
+                result = patches.merge_patch(live, patch.body)
+            case _:
+                result = patches.strategic_merge_patch(live, patch.body, strategy.shape)
+    except patches.PatchError as error:
+        raise StatusError(error.status, error.reason, str(error)) from None
+    if not isinstance(result, dict):
+        raise bad_request("the patched object is not an object")
+    try:
+        return strategy.decoded(result, ctx, duplicates=list(patch.duplicates))
+    except StatusError as error:
+        if error.reason != "BadRequest":
+            raise
+        raise _does_not_fit(patch, result, error) from None
+
+
+def _does_not_fit(patch: PatchRequest, result: Manifest, error: StatusError) -> StatusError:
+    """422 for a patch whose result is no such object. Kubernetes shows the result, or a strategic patch's own text."""
+    shown = str(patch.body) if patch.type == "strategic" else compact(result)
+    detail = error.message.partition(": ")[2] or error.message
+    return invalid("", "", "", [invalid_field("patch", shown, detail)], kind_in_details=False)
+
+
+def applied(
+    live: Manifest | None,
+    config: Manifest,
+    patch: PatchRequest,
+    strategy: Strategy,
+    ctx: WriteContext,
+    *,
+    subresource: str = "",
+) -> Manifest:
+    """The object after a server-side apply, field owners included. Raises StatusError."""
+    try:
+        result = ssa.apply(
+            live,
+            config,
+            strategy.shape,
+            manager=ctx.manager,
+            now=ctx.now,
+            force=patch.force,
+            subresource=subresource,
+            reset=strategy.reset(subresource),
+        )
+    except ssa.ApplyConflict as found:
+        raise StatusError(409, "Conflict", str(found), details={"causes": found.causes}) from None
+    except ssa.ApplyError as error:
+        reason = "BadRequest" if error.status == 400 else ""
+        raise StatusError(error.status, reason, str(error)) from None
+    return strategy.from_apply(result, ctx)
+
+
+def applied_config(patch: PatchRequest, kind: Kind, name: str) -> Manifest:
+    """The applied manifest with what the URL says filled in. Raises StatusError 400."""
+    config = patch.body
+    if patch.duplicates:
+        raise bad_request(f"error decoding YAML: error converting YAML to JSON: {patch.duplicates[0]}")
+    if not isinstance(config, dict):
+        raise bad_request("error decoding YAML: the applied configuration must be an object")
+    if not config.get("apiVersion") or not config.get("kind"):
+        raise bad_request("invalid object type: /, Kind=" if not config.get("kind") else "invalid object type")
+    if config["kind"] != kind.kind or config["apiVersion"] != kind.api_version:
+        wanted = f"{kind.api_version}, Kind={kind.kind}"
+        raise bad_request(f"invalid object type: {config['apiVersion']}, Kind={config['kind']} (expected {wanted})")
+    meta = config.setdefault("metadata", {})
+    if not isinstance(meta, dict):
+        raise bad_request("metadata must be an object")
+    if meta.setdefault("name", name) != name:
+        raise bad_request(f"metadata.name: Invalid value: {meta['name']!r}: must be equal to {name!r}")
+    return config
+
+
+def refuse_stale(kind: Kind, live: Manifest, config: Manifest) -> None:
+    """Raises StatusError 409 when the config was made from another state than the live one."""
+    version = config["metadata"].get("resourceVersion")
+    if version and version != live["metadata"]["resourceVersion"]:
+        raise conflict(
+            kind,
+            live["metadata"]["name"],
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )

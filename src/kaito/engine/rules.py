@@ -1,0 +1,33 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which checks an object has to pass before it is stored: the one place that calls the validators.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from kaito.engine import crd, validation
+from kaito.engine.field import FieldError
+from kaito.engine.schema_validation import validate
+from kaito.kube.manifest import Manifest
+
+
+def built_in_errors(new: Manifest, live: Manifest | None, subresource: str) -> list[FieldError]:
+    """What is wrong with a built-in object; `live` is the stored one in an update."""
+    if new["kind"] == "CustomResourceDefinition" and not subresource:
+        return crd.validate(new, live)
+    if live is None:
+        return validation.validate_create(new)
+    if subresource in ("status", "finalize", "binding"):
+        return validation.validate_status_update(new, live) if subresource == "status" else []
+    # Kubernetes judges the metadata twice (its generic and the kind's own rules), and its causes show it.
+    return [*validation.validate_metadata_update(new, live), *validation.validate_update(new, live)]
+
+
+def custom_errors(new: Manifest, live: Manifest | None, subresource: str, *, schema_of: Manifest) -> list[FieldError]:
+    """What is wrong with a custom object."""
+    if live is None:
+        return [*validation.validate_metadata(new), *validate(new, schema_of)]
+    errors = [] if subresource == "status" else validation.validate_metadata_update(new, live)
+    return [*errors, *validate(new, schema_of, live)]

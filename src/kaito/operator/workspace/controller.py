@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""The Workspace controller as a value: what it watches, how a change there finds its Workspaces, observe and plan.
+
+`Interest` is the one thing that remembers: which Workspaces look at a ConfigMap or a Node, since neither of them says
+so itself. It is filled while observing and only ever wakes too many, never too few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from kaito.api.meta import WORKSPACES
+from kaito.api.names import WORKSPACE_LABEL
+from kaito.kube.manifest import Key, Manifest, key_of, labels_of
+from kaito.kube.plan import Controller, Plan, Reader, Watch, owner_keys
+from kaito.kube.resource import (
+    CONFIG_MAPS,
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    NODES,
+    PODS,
+    SERVICES,
+    STATEFUL_SETS,
+)
+from kaito.operator.provisioners.survey import Provisioner
+from kaito.operator.settings import Settings
+from kaito.operator.workspace.observe import Lookup, Observed, headless_name, observe, serve_config_name
+from kaito.operator.workspace.plan import plan
+
+NAME = "kaito-workspace"
+"""Field manager, event source and log name."""
+
+
+class Interest:
+    """Which Workspaces want to hear of objects that they do not own."""
+
+    def __init__(self) -> None:
+        self._config_maps: dict[Key, Key] = {}
+        self._all: dict[Key, None] = {}
+
+    def note(self, key: Key, observed: Observed | None) -> None:
+        """Remember what this Workspace looks at, or forget it when it is gone."""
+        self._config_maps.pop(key, None)
+        if observed is None:
+            self._all.pop(key, None)
+            return
+        self._all[key] = None
+        inference = observed.workspace.inference if observed.workspace else None
+        if inference is not None and inference.config:
+            self._config_maps[key] = Key(key.namespace, inference.config)
+
+    def of_node(self, node: Manifest) -> Iterable[Key]:
+        """Every Workspace: any node may become one of its nodes or cease to be."""
+        return list(self._all)
+
+    def of_config_map(self, config_map: Manifest) -> Iterable[Key]:
+        """The Workspaces whose configuration it is."""
+        key = key_of(config_map)
+        return [workspace for workspace, wanted in self._config_maps.items() if wanted == key]
+
+
+def workspace_controller(settings: Settings, provisioner: Provisioner, lookup: Lookup) -> Controller[Observed]:
+    """The controller that keeps Workspaces as they should be."""
+    interest = Interest()
+    owner = owner_keys(WORKSPACES.kind)
+
+    def observe_and_note(reader: Reader, key: Key) -> Observed | None:
+        observed = observe(reader, key, lookup)
+        interest.note(key, observed)
+        return observed
+
+    def plan_one(observed: Observed, now: datetime) -> Plan:
+        return plan(observed, settings, provisioner, now)
+
+    def config_map_keys(config_map: Manifest) -> Iterable[Key]:
+        return {*_named(config_map, owner, serve_config_name("")), *interest.of_config_map(config_map)}
+
+    return Controller(
+        name=NAME,
+        resource=WORKSPACES,
+        observe=observe_and_note,
+        plan=plan_one,
+        watches=(
+            Watch(STATEFUL_SETS, lambda obj: _named(obj, owner)),
+            Watch(DEPLOYMENTS, owner),
+            Watch(SERVICES, lambda obj: _named(obj, owner, headless_name(""))),
+            Watch(CONTROLLER_REVISIONS, owner),
+            Watch(CONFIG_MAPS, config_map_keys),
+            Watch(PODS, _pod_keys, label_selector=WORKSPACE_LABEL),
+            Watch(NODES, interest.of_node),
+        ),
+        workers=settings.workers,
+    )
+
+
+def _named(obj: Manifest, owner: Callable[[Manifest], Iterable[Key]], suffix: str = "") -> Iterable[Key]:
+    """The owner, and the Workspace that uses this name: it may be waiting for the name to become free."""
+    key = key_of(obj)
+    name = key.name.removesuffix(suffix) if suffix else key.name
+    return {*owner(obj), Key(key.namespace, name)}
+
+
+def _pod_keys(pod: Manifest) -> Iterable[Key]:
+    name = labels_of(pod).get(WORKSPACE_LABEL)
+    return [Key(key_of(pod).namespace, name)] if name else []

@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""The node phase: which nodes serve a Workspace, how many it takes, and what hardware its pods get.
+
+Asks the provisioner whose nodes they are and `kaito.catalog.sizing` how many are needed. Computed anew on every pass:
+a changed context length or a better node changes the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from kaito.api.contracts import Parallelism
+from kaito.api.workspace import ResourceSpec
+from kaito.catalog.gpus import Gpus, gpu_product
+from kaito.catalog.models import ModelFacts
+from kaito.catalog.sizing import DEFAULT_CONTEXT, DoesNotFit, estimate_nodes, parallelism
+from kaito.kube.manifest import Manifest, labels_of
+from kaito.operator.pods import GPU_RESOURCE
+from kaito.operator.provisioners.survey import (
+    Provisioner,
+    Requirement,
+    Verdict,
+    Wish,
+    is_ready,
+    nodes_missing,
+)
+from kaito.operator.workspace.wanted import Wanted
+
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+MEMORY_LABEL = "nvidia.com/gpu.memory"
+MIB_PER_GIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What one node offers a model server. No GPUs means that the CPU computes."""
+
+    gpus: int = 0
+    memory_gib: float | None = None
+    """Of all GPUs together; None where the node does not say."""
+    product: str = ""
+    compute_capability: float | None = None
+
+    @property
+    def known(self) -> Gpus | None:
+        """The GPUs as sizing needs them; None without GPUs or without their memory."""
+        if not self.gpus or self.memory_gib is None:
+            return None
+        return Gpus(
+            count=self.gpus,
+            memory_gib=self.memory_gib,
+            product=self.product,
+            compute_capability=self.compute_capability,
+        )
+
+    def shared(self, gpus: int) -> Hardware:
+        """A part of the node's GPUs."""
+        share = None if self.memory_gib is None else self.memory_gib * gpus / self.gpus
+        return replace(self, gpus=gpus, memory_gib=share)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the workload goes."""
+
+    verdict: Verdict
+    target: int
+    """How many nodes it takes."""
+    nodes: tuple[str, ...]
+    """The names of the nodes that may serve it."""
+    hardware: Hardware
+    """What each pod gets of its node."""
+    parallelism: Parallelism
+    is_sized: bool
+    """The target follows from the model's size, not from what the user wrote."""
+    requirements: tuple[Manifest, ...]
+    """What its pods demand of a node."""
+
+
+def wish_of(resource: ResourceSpec | None) -> Wish:
+    """What the Workspace says about nodes, without the keys that are ours."""
+    if resource is None:
+        return Wish()
+    labels = (Requirement(key, "In", (value,)) for key, value in sorted(resource.node_labels().items()))
+    terms = (Requirement(term.key, term.operator, term.values) for term in resource.label_selector.match_expressions)
+    return Wish((*labels, *terms), resource.instance_type)
+
+
+def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, max_model_len: int | None) -> Placement:
+    """Where the workload of a Workspace goes, given all nodes of the cluster."""
+    resource = wanted.workspace.resource
+    wish = wish_of(resource)
+    ours = provisioner.select(wish, nodes)
+    offered = _best_hardware(ours)
+    context = max_model_len or DEFAULT_CONTEXT
+    count = resource.count if resource else 1
+    try:
+        target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
+        verdict = provisioner.judge(wish, ours, target)
+    except DoesNotFit as error:
+        target, hardware, verdict = max(count, 1), offered, nodes_missing(f"{error}.")
+    return Placement(
+        verdict=verdict,
+        target=target,
+        nodes=tuple(sorted(node["metadata"]["name"] for node in ours)),
+        hardware=hardware,
+        parallelism=_spread(wanted.model, hardware, target),
+        is_sized=_is_sizable(wanted.model, offered) and not provisioner.single_node,
+        requirements=tuple(provisioner.requirements(wish)),
+    )
+
+
+def hardware_of(node: Manifest) -> Hardware:
+    """What a node offers, by its capacity and the labels that NVIDIA's feature discovery puts on it."""
+    status = node.get("status") or {}
+    gpus = _whole((status.get("allocatable") or status.get("capacity") or {}).get(GPU_RESOURCE))
+    if not gpus:
+        return Hardware()
+    labels = labels_of(node)
+    known = gpu_product(labels.get(PRODUCT_LABEL, ""))
+    memory_mib = _whole(labels.get(MEMORY_LABEL))
+    per_gpu = round(memory_mib / MIB_PER_GIB) if memory_mib else known.memory_gib if known else None
+    return Hardware(
+        gpus=gpus,
+        memory_gib=None if per_gpu is None else float(per_gpu * gpus),
+        product=known.product if known else labels.get(PRODUCT_LABEL, ""),
+        compute_capability=known.compute_capability if known else None,
+    )
+
+
+def _whole(text: object) -> int:
+    try:
+        return max(0, int(str(text)))
+    except ValueError:
+        return 0
+
+
+def _best_hardware(nodes: Sequence[Manifest]) -> Hardware:
+    """That of the first ready node with GPUs; without one, a CPU."""
+    offers = (hardware_of(node) for node in nodes if is_ready(node))
+    return next((offer for offer in offers if offer.gpus), Hardware())
+
+
+def _size(
+    model: ModelFacts | None, offered: Hardware, provisioner: Provisioner, *, context: int, count: int
+) -> tuple[int, Hardware]:
+    """Target node count and each pod's share of a node. Raises DoesNotFit.
+
+    On a cluster a pod takes all GPUs of its node, as KAITO has it. On one machine it takes the fewest that hold the
+    model, so that another Workspace finds some left, and a model that seems too big is tried all the same: the weights
+    that lie on the machine may be a smaller stand-in.
+    """
+    gpus = offered.known
+    if provisioner.single_node:
+        return 1, _least(model, offered, context) if model and gpus else offered
+    if model is None or gpus is None or not _is_sizable(model, offered):
+        return max(count, 1), offered
+    return estimate_nodes(model, gpus, context=context).nodes, offered
+
+
+def _is_sizable(model: ModelFacts | None, offered: Hardware) -> bool:
+    return model is not None and model.weights_gib is not None and offered.known is not None
+
+
+def _least(model: ModelFacts, offered: Hardware, context: int) -> Hardware:
+    gpus = offered.known
+    if gpus is None:
+        return offered
+    try:
+        needed = estimate_nodes(model, gpus, context=context).gpus if model.weights_gib is not None else 1
+    except DoesNotFit:
+        return offered
+    share = 1
+    while share < needed:
+        share *= 2
+    return offered.shared(min(share, offered.gpus))
+
+
+def _spread(model: ModelFacts | None, hardware: Hardware, nodes: int) -> Parallelism:
+    if model is None or not hardware.gpus:
+        return Parallelism()
+    gpus = hardware.known or Gpus(count=hardware.gpus, memory_gib=0.0)
+    return parallelism(model, gpus, nodes if model.weights_gib is not None and hardware.known else 1)

@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that one Workspace's plan depends on, read from the cache in one go.
+
+The only module here that reads. `Observed` is a value: tests build it by hand, `plan.py` decides on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kaito.api.meta import WORKSPACES, InvalidObject
+from kaito.api.names import WORKSPACE_LABEL
+from kaito.api.workspace import Workspace
+from kaito.catalog.models import ModelFacts
+from kaito.kube.manifest import Key, Manifest
+from kaito.kube.plan import Reader
+from kaito.kube.resource import (
+    CONFIG_MAPS,
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    NODES,
+    PODS,
+    SERVICES,
+    STATEFUL_SETS,
+    Resource,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownPreset:
+    """A preset name that stands for no model; the message says which names are near."""
+
+    message: str
+
+
+Lookup = Callable[[str], ModelFacts | UnknownPreset]
+"""The model of a preset name. Answers at once: it reads what is known and fetches nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One Workspace and its surroundings, as the cache has them."""
+
+    manifest: Manifest
+    """The Workspace as the server sent it."""
+    workspace: Workspace | None
+    """The same as a typed value; None when it cannot be read as one."""
+    unreadable: str = ""
+    """Why it cannot: each wrong field with what is wrong with it."""
+    model: ModelFacts | UnknownPreset | None = None
+    """What the preset stands for; None without a preset."""
+    revisions: tuple[Manifest, ...] = ()
+    stateful_set: Manifest | None = None
+    deployment: Manifest | None = None
+    services: tuple[Manifest, ...] = ()
+    """Those that exist under the names that we use, whoever made them."""
+    serve_config: Manifest | None = None
+    pods: tuple[Manifest, ...] = ()
+    nodes: tuple[Manifest, ...] = ()
+    user_config: Manifest | None = None
+    """The ConfigMap that `inference.config` names."""
+
+
+def serve_config_name(workspace: str) -> str:
+    """The name of the ConfigMap with our ServeConfig."""
+    return f"{workspace}-serve"
+
+
+def headless_name(workspace: str) -> str:
+    """The name of the Service that gives the pods their DNS names."""
+    return f"{workspace}-headless"
+
+
+def observe(reader: Reader, key: Key, lookup: Lookup) -> Observed | None:
+    """What there is to know about the Workspace; None when it is gone."""
+    manifest = reader.get(WORKSPACES, key.name, key.namespace)
+    if manifest is None:
+        return None
+    try:
+        workspace, unreadable = Workspace.parse(manifest), ""
+    except InvalidObject as error:
+        workspace, unreadable = None, str(error)
+    preset = workspace.preset if workspace else None
+    services = (_read(reader, SERVICES, key, name) for name in (key.name, headless_name(key.name)))
+    return Observed(
+        manifest=manifest,
+        workspace=workspace,
+        unreadable=unreadable,
+        model=lookup(preset.name) if preset else None,
+        revisions=tuple(reader.owned_by(CONTROLLER_REVISIONS, manifest["metadata"]["uid"])),
+        stateful_set=_read(reader, STATEFUL_SETS, key, key.name),
+        deployment=_read(reader, DEPLOYMENTS, key, key.name),
+        services=tuple(service for service in services if service is not None),
+        serve_config=_read(reader, CONFIG_MAPS, key, serve_config_name(key.name)),
+        pods=tuple(reader.list(PODS, key.namespace, labels={WORKSPACE_LABEL: key.name})),
+        nodes=tuple(reader.list(NODES)),
+        user_config=_user_config(reader, key, workspace),
+    )
+
+
+def _read(reader: Reader, resource: Resource, key: Key, name: str) -> Manifest | None:
+    return reader.get(resource, name, key.namespace)
+
+
+def _user_config(reader: Reader, key: Key, workspace: Workspace | None) -> Manifest | None:
+    name = workspace.inference.config if workspace and workspace.inference else ""
+    return _read(reader, CONFIG_MAPS, key, name) if name else None

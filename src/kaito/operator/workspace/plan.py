@@ -1,0 +1,244 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""What should be done for one Workspace: its phases in order, from what was observed to a Plan.
+
+Pure and total: a Workspace that makes no sense, a model that nobody knows or a ConfigMap that is missing become
+conditions. Each phase is a module of this package; here is only which comes after which, and what stops the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaito.api import names
+from kaito.api.meta import WORKSPACES
+from kaito.kube.manifest import (
+    Manifest,
+    condition_of,
+    controller_of,
+    is_deleting,
+    key_of,
+    labels_of,
+)
+from kaito.kube.plan import Delete, Event, Patch, Plan
+from kaito.kube.resource import DEPLOYMENTS
+from kaito.operator.provisioners.survey import Provisioner, Verdict
+from kaito.operator.settings import Settings
+from kaito.operator.workspace import failures, serving
+from kaito.operator.workspace.nodes import Placement, place
+from kaito.operator.workspace.observe import Observed
+from kaito.operator.workspace.revision import Revision, current_revision, missing_annotations
+from kaito.operator.workspace.services import headless_service, main_service
+from kaito.operator.workspace.status import Report, deleting_status, events, status
+from kaito.operator.workspace.wanted import Problem, UserConfig, Wanted, user_config, wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the phases after the revision came to."""
+
+    report: Report
+    apply: tuple[Manifest, ...] = ()
+
+
+def plan(observed: Observed, settings: Settings, provisioner: Provisioner, now: datetime) -> Plan:
+    """Everything that should be done for the Workspace, given what was observed. Never raises for what users write."""
+    workspace = observed.manifest
+    if is_deleting(workspace):
+        return _farewell(workspace, now)
+    revision = current_revision(workspace, observed.revisions)
+    work = _work(observed, settings, provisioner, revision)
+    fresh = status(workspace, work.report, now)
+    superseded = _superseded(observed, work)
+    return Plan(
+        patches=_metadata_patch(workspace, revision),
+        apply=work.apply,
+        create=revision.create,
+        delete=(*revision.delete, *superseded),
+        status=fresh,
+        events=(*_migration(workspace, superseded), *events(workspace, fresh)),
+    )
+
+
+def _farewell(workspace: Manifest, now: datetime) -> Plan:
+    """Say so first, then let go: what belongs to the Workspace goes with it by its owner references."""
+    finalizers = workspace["metadata"].get("finalizers") or []
+    if names.WORKSPACE_FINALIZER not in finalizers:
+        return Plan()
+    if condition_of(workspace, names.WORKSPACE_DELETING) is None:
+        return Plan(status=deleting_status(workspace, now))
+    kept = [finalizer for finalizer in finalizers if finalizer != names.WORKSPACE_FINALIZER]
+    return Plan(patches=(_patch(workspace, {"finalizers": kept or None}),))
+
+
+def _metadata_patch(workspace: Manifest, revision: Revision) -> tuple[Patch, ...]:
+    """One conditional write for the finalizer and the revision's annotations, if any of them is missing."""
+    meta: Manifest = {}
+    finalizers = workspace["metadata"].get("finalizers") or []
+    if names.WORKSPACE_FINALIZER not in finalizers:
+        meta["finalizers"] = [*finalizers, names.WORKSPACE_FINALIZER]
+    annotations = missing_annotations(workspace, revision)
+    if annotations:
+        meta["annotations"] = annotations
+    return (_patch(workspace, meta),) if meta else ()
+
+
+def _patch(workspace: Manifest, meta: Manifest) -> Patch:
+    # A list is replaced whole by a merge patch, so it must be the list that we have seen.
+    version = workspace["metadata"]["resourceVersion"]
+    return Patch(WORKSPACES, key_of(workspace), {"metadata": {"resourceVersion": version, **meta}})
+
+
+def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revision: Revision) -> Work:
+    """The phases: what is wanted, its nodes, its workload with Services."""
+    asked = wanted(observed, settings.default_runtime)
+    if isinstance(asked, Wanted):
+        taken = _taken(observed)
+        asked = taken or asked
+    if isinstance(asked, Problem):
+        return Work(_stopped(observed, asked))
+    config = user_config(observed)
+    length = config.max_model_len if isinstance(config, UserConfig) else None
+    placement = place(asked, observed.nodes, provisioner, length)
+    worker_nodes = _hosts(observed) if provisioner.single_node else placement.nodes
+    if isinstance(config, Problem):
+        return Work(_placed(placement, worker_nodes, _config_problem(observed, config), is_failure=True))
+    if not placement.verdict.ok:
+        waiting = Verdict(False, names.REASON_INFERENCE_PENDING, placement.verdict.message)
+        return Work(_placed(placement, worker_nodes, waiting))
+    spread = _over_several_nodes(asked, placement)
+    if spread is not None:
+        return Work(_placed(placement, worker_nodes, spread, is_failure=True))
+    rendering = serving.Rendering(
+        observed.manifest, asked, placement, config, str(revision.number), observed.stateful_set
+    )
+    verdict, is_failure = _serving_verdict(observed, asked, placement)
+    report = _placed(placement, worker_nodes, verdict, is_failure=is_failure)
+    return Work(report, apply=tuple(_manifests(rendering, settings)))
+
+
+def _manifests(rendering: serving.Rendering, settings: Settings) -> Iterable[Manifest]:
+    wanted_ = rendering.wanted
+    if wanted_.model is not None:
+        config = serving.serve_config(rendering, wanted_.model, settings)
+        yield serving.config_map(rendering, config)
+        yield serving.preset_stateful_set(rendering, wanted_.model, config, settings)
+    elif wanted_.template is not None:
+        yield serving.template_stateful_set(rendering, wanted_.template)
+    yield headless_service(rendering.manifest)
+    yield main_service(rendering.manifest)
+
+
+def _stopped(observed: Observed, problem: Problem) -> Report:
+    workspace = observed.workspace
+    return Report(
+        workload=Verdict(False, problem.reason, problem.message),
+        is_failure=problem.reason != names.REASON_INFERENCE_PENDING,
+        is_tuning=workspace is not None and workspace.inference is None and workspace.tuning is not None,
+        worker_nodes=_hosts(observed),
+    )
+
+
+def _placed(
+    placement: Placement, worker_nodes: tuple[str, ...], workload: Verdict, *, is_failure: bool = False
+) -> Report:
+    return Report(
+        workload=workload,
+        nodes=placement.verdict,
+        is_failure=is_failure,
+        worker_nodes=worker_nodes,
+        target=placement.target,
+    )
+
+
+def _config_problem(observed: Observed, problem: Problem) -> Verdict:
+    served = " The server that runs keeps its earlier settings." if observed.stateful_set else ""
+    return Verdict(False, problem.reason, problem.message + served)
+
+
+def _over_several_nodes(asked: Wanted, placement: Placement) -> Verdict | None:
+    """Why a model that fits no single node is not started: its pods could not work together yet."""
+    if asked.model is None or not placement.is_sized or placement.target < 2:
+        return None
+    return Verdict(
+        False,
+        names.REASON_NOT_SUPPORTED_HERE,
+        f"{asked.model.id} needs {placement.target} of these nodes, and this operator cannot spread a model over "
+        "several nodes yet. Use nodes with more GPU memory.",
+    )
+
+
+def _serving_verdict(observed: Observed, asked: Wanted, placement: Placement) -> tuple[Verdict, bool]:
+    """Whether the model is served; and if not, whether that is a failure."""
+    name = observed.manifest["metadata"]["name"]
+    if _is_up(observed.stateful_set, placement.target):
+        what = asked.model.id if asked.model else "The template's pods"
+        verb = "is" if asked.model else "are"
+        return Verdict(True, names.REASON_INFERENCE_READY, f"{what} {verb} served through Service {name}."), False
+    pods = _pods(observed)
+    cause = failures.cause_of(pods) or failures.progress_of(pods, placement.target)
+    return Verdict(False, cause.reason, cause.message), cause.is_failure
+
+
+def _is_up(stateful_set: Manifest | None, target: int) -> bool:
+    if stateful_set is None:
+        return False
+    reported = stateful_set.get("status") or {}
+    if reported.get("observedGeneration", 0) < stateful_set["metadata"].get("generation", 0):
+        return False
+    wanted_ = max(target, stateful_set["spec"].get("replicas", 1))
+    return bool(reported.get("readyReplicas", 0) >= wanted_ and reported.get("updatedReplicas", wanted_) >= wanted_)
+
+
+def _pods(observed: Observed) -> list[Manifest]:
+    """The pods of the StatefulSet; others may carry the label too."""
+    if observed.stateful_set is None:
+        return []
+    uid = observed.stateful_set["metadata"].get("uid")
+    return [pod for pod in observed.pods if (controller_of(pod) or {}).get("uid") == uid]
+
+
+def _hosts(observed: Observed) -> tuple[str, ...]:
+    """The nodes that run its pods."""
+    hosts = {(pod.get("spec") or {}).get("nodeName") for pod in _pods(observed)}
+    return tuple(sorted(host for host in hosts if host))
+
+
+def _taken(observed: Observed) -> Problem | None:
+    """Whether something that we would have to write under our names belongs to somebody else."""
+    workspace = observed.manifest
+    meta = workspace["metadata"]
+    candidates = (observed.stateful_set, observed.serve_config, *observed.services)
+    for found in (candidate for candidate in candidates if candidate is not None):
+        owner = controller_of(found)
+        if owner is None and labels_of(found).get(names.WORKSPACE_LABEL) == meta["name"]:
+            continue
+        if owner is not None and owner["uid"] == meta["uid"]:
+            continue
+        what = f"{found['kind']} {found['metadata']['name']}"
+        if owner is not None and (owner["kind"], owner["name"]) == (WORKSPACES.kind, meta["name"]):
+            message = f"Waiting until {what} of an earlier Workspace of this name is removed."
+            return Problem(names.REASON_INFERENCE_PENDING, message)
+        return Problem(
+            names.REASON_NAME_TAKEN,
+            f"{what} exists and is not ours: delete it, or give the Workspace another name.",
+        )
+    return None
+
+
+def _superseded(observed: Observed, work: Work) -> tuple[Delete, ...]:
+    """The Deployment of an early KAITO release, once a StatefulSet takes its place."""
+    deployment = observed.deployment
+    if deployment is None or not work.apply or is_deleting(deployment):
+        return ()
+    if (controller_of(deployment) or {}).get("uid") != observed.manifest["metadata"]["uid"]:
+        return ()
+    return (Delete(DEPLOYMENTS, key_of(deployment), uid=deployment["metadata"]["uid"]),)
+
+
+def _migration(workspace: Manifest, superseded: tuple[Delete, ...]) -> Iterable[Event]:
+    for delete in superseded:
+        message = f"Deployment {delete.key.name} is replaced by a StatefulSet of the same name."
+        yield Event(workspace, names.EVENT_WORKLOAD_MIGRATION, message, "Warning")

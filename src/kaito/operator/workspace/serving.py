@@ -1,0 +1,260 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""The workload of a Workspace: the ServeConfig, the ConfigMap that holds it, and the StatefulSet that runs it.
+
+Everything that a pod does follows from the one ServeConfig; a hash of it stands on the pod template, so that any change
+rolls the pods. The same input renders the same bytes. Parts of pods come from `kaito.operator.pods`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kaito.api import contracts, names
+from kaito.api.contracts import ServeConfig
+from kaito.catalog.flags import EngineFlags, engine_flags
+from kaito.catalog.models import ModelFacts
+from kaito.catalog.sizing import gpu_memory_utilization, ready_timeout_s
+from kaito.kube.manifest import Manifest, annotations_of, labels_of, owner_reference
+from kaito.kube.resource import CONFIG_MAPS, STATEFUL_SETS
+from kaito.operator import pods
+from kaito.operator.pods import Mounted
+from kaito.operator.settings import Settings
+from kaito.operator.workspace.nodes import Placement
+from kaito.operator.workspace.observe import headless_name, serve_config_name
+from kaito.operator.workspace.wanted import UserConfig, VolumeAdapter, Wanted
+
+COMMAND = ["kaito-runtime", "serve", "--config", f"{contracts.CONFIG_MOUNT}/{contracts.SERVE_CONFIG_KEY}"]
+TOKEN_KEY = "HF_TOKEN"
+"""The key of a modelAccessSecret, and the variable that Hugging Face's libraries read."""
+COPIED_LABELS = (names.INFERENCESET_CREATED_BY_LABEL, names.MULTIROLE_CREATED_BY_LABEL, names.INFERENCE_ROLE_LABEL)
+PERFORMANCE_MODES = ("interactivity", "throughput")
+"""Those that are passed on; balanced is what the engine does anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What a preset's workload is rendered from."""
+
+    manifest: Manifest
+    """The Workspace, for names and ownership."""
+    wanted: Wanted
+    placement: Placement
+    user_config: UserConfig | None
+    revision: str
+    existing: Manifest | None
+    """The StatefulSet there is: what Kubernetes does not let change is taken over from it."""
+
+
+def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) -> ServeConfig:
+    """What the pods are to run."""
+    wanted, placement = rendering.wanted, rendering.placement
+    meta = rendering.manifest["metadata"]
+    gpus = placement.hardware.known
+    flags = engine_flags(model, wanted.engine, gpus=gpus)
+    on_gpu = placement.hardware.gpus > 0
+    options: dict[str, Any] = {
+        **flags.options(),
+        "trust_remote_code": flags.trust_remote_code and model.is_known,
+        "extra_args": _extra_args(rendering, flags, on_gpu=on_gpu),
+    }
+    if not on_gpu:
+        options["dtype"] = "auto"
+    utilization = gpu_memory_utilization(gpus) if gpus and wanted.engine == "vllm" else None
+    return ServeConfig(
+        workspace=meta["name"],
+        namespace=meta.get("namespace", ""),
+        engine=wanted.engine,
+        device="cuda" if on_gpu else "cpu",
+        model=contracts.ModelSource(
+            id=model.id,
+            revision=model.revision,
+            local_dirs=tuple(mount.mount["mountPath"] for mount in _local_weights(settings)),
+            offline=settings.offline or model.built_locally,
+        ),
+        served_model_name=_served_name(rendering.manifest, model),
+        gpu_memory_utilization=utilization,
+        parallelism=placement.parallelism,
+        adapters=tuple(
+            contracts.Adapter(name=adapter.name, path=_adapter_path(adapter), strength=adapter.strength)
+            for adapter in wanted.adapters
+        ),
+        user_config=f"{contracts.USER_CONFIG_MOUNT}/{contracts.USER_CONFIG_KEY}" if rendering.user_config else None,
+        **options,
+    )
+
+
+def _extra_args(rendering: Rendering, flags: EngineFlags, *, on_gpu: bool) -> dict[str, Any]:
+    arguments = dict(flags.extra_args)
+    if rendering.wanted.engine != "vllm":
+        return arguments
+    if on_gpu:
+        # The fused all-reduce kernel fails on some multi-GPU nodes; KAITO switches it off for every model.
+        arguments["compilation-config.pass_config.fuse_allreduce_rms"] = "False"
+    mode = annotations_of(rendering.manifest).get(names.PERFORMANCE_MODE_ANNOTATION)
+    if mode in PERFORMANCE_MODES:
+        arguments["performance-mode"] = mode
+    return dict(sorted(arguments.items()))
+
+
+def _served_name(workspace: Manifest, model: ModelFacts) -> str:
+    """The model's name, or that of the InferenceSet whose replica this is; all roles of a multi-role set share one."""
+    labels = labels_of(workspace)
+    if labels.get(names.MULTIROLE_CREATED_BY_LABEL):
+        return model.served_name
+    return labels.get(names.INFERENCESET_CREATED_BY_LABEL) or model.served_name
+
+
+def config_map(rendering: Rendering, config: ServeConfig) -> Manifest:
+    """The ConfigMap that carries the ServeConfig to the pods."""
+    meta = rendering.manifest["metadata"]
+    return {
+        "apiVersion": CONFIG_MAPS.api_version,
+        "kind": CONFIG_MAPS.kind,
+        "metadata": {
+            "name": serve_config_name(meta["name"]),
+            "namespace": meta.get("namespace", ""),
+            "labels": {names.WORKSPACE_LABEL: meta["name"]},
+            "ownerReferences": [owner_reference(rendering.manifest)],
+        },
+        "data": {contracts.SERVE_CONFIG_KEY: _json(config)},
+    }
+
+
+def _json(config: ServeConfig) -> str:
+    return json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+
+
+def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeConfig, settings: Settings) -> Manifest:
+    """The StatefulSet that serves a preset."""
+    user_config = rendering.user_config
+    digest = hashlib.sha256((_json(config) + (user_config.text if user_config else "")).encode()).hexdigest()
+    mounts = _mounts(rendering, settings)
+    container: Manifest = {
+        "name": rendering.manifest["metadata"]["name"],
+        "image": settings.runtime_image,
+        "command": list(COMMAND),
+        "ports": [{"name": "http", "containerPort": config.port, "protocol": "TCP"}],
+        **pods.probes(ready_timeout_s(model)),
+        "securityContext": {"allowPrivilegeEscalation": False},
+        # The runtime leaves a Failure there; what ends before it can is told by the log's last lines.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [mount.mount for mount in mounts],
+    }
+    optional = {
+        "env": _environment(rendering.wanted, engine_flags(model, rendering.wanted.engine), config),
+        "resources": pods.gpu_resources(rendering.placement.hardware.gpus),
+    }
+    container |= {field: value for field, value in optional.items() if value}
+    spec: Manifest = {
+        "automountServiceAccountToken": False,
+        "containers": [container],
+        "tolerations": pods.tolerations(),
+        "volumes": [mount.volume for mount in mounts],
+    }
+    affinity = pods.node_affinity(rendering.placement.requirements)
+    if affinity:
+        spec["affinity"] = affinity
+    template = {"metadata": {"annotations": {names.CONFIG_HASH_ANNOTATION: digest}}, "spec": spec}
+    return _stateful_set(rendering, template)
+
+
+def template_stateful_set(rendering: Rendering, template: Manifest) -> Manifest:
+    """The StatefulSet that runs the user's own pod template, pinned to the Workspace's nodes. Edits roll out."""
+    given = template.get("spec") or {}
+    spec = {**given, "tolerations": pods.appended(pods.tolerations(), given.get("tolerations") or [])}
+    affinity = pods.narrowed_affinity(given.get("affinity") or {}, rendering.placement.requirements)
+    if affinity:
+        spec["affinity"] = affinity
+    meta = template.get("metadata") or {}
+    kept = {field: dict(meta[field]) for field in ("annotations", "labels") if meta.get(field)}
+    return _stateful_set(rendering, {"metadata": kept, "spec": spec})
+
+
+def _stateful_set(rendering: Rendering, template: Manifest) -> Manifest:
+    meta = rendering.manifest["metadata"]
+    fixed = (rendering.existing or {}).get("spec") or {}
+    selector = (fixed.get("selector") or {}).get("matchLabels") or _selector(rendering.manifest)
+    labels = {**(template["metadata"].get("labels") or {}), **_selector(rendering.manifest), **selector}
+    return {
+        "apiVersion": STATEFUL_SETS.api_version,
+        "kind": STATEFUL_SETS.kind,
+        "metadata": {
+            "name": meta["name"],
+            "namespace": meta.get("namespace", ""),
+            "labels": {names.WORKSPACE_LABEL: meta["name"]},
+            "annotations": {names.REVISION_ANNOTATION: rendering.revision},
+            "ownerReferences": [owner_reference(rendering.manifest)],
+        },
+        "spec": {
+            "replicas": rendering.placement.target,
+            "serviceName": fixed.get("serviceName", headless_name(meta["name"])),
+            "podManagementPolicy": fixed.get("podManagementPolicy", "Parallel"),
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Retain"},
+            "selector": {"matchLabels": dict(selector)},
+            "template": {**template, "metadata": {**template["metadata"], "labels": labels}},
+        },
+    }
+
+
+def _selector(workspace: Manifest) -> dict[str, str]:
+    labels = labels_of(workspace)
+    copied = {label: labels[label] for label in COPIED_LABELS if labels.get(label)}
+    return {names.WORKSPACE_LABEL: workspace["metadata"]["name"], **copied}
+
+
+def _environment(wanted: Wanted, flags: EngineFlags, config: ServeConfig) -> list[Manifest]:
+    environment = []
+    if wanted.token_secret:
+        environment.append(pods.secret_env(TOKEN_KEY, wanted.token_secret, TOKEN_KEY))
+    if wanted.engine == "vllm" and config.device == "cuda":
+        environment.append({"name": "VLLM_USE_DEEP_GEMM", "value": "1" if flags.deep_gemm else "0"})
+        environment.append({"name": "VLLM_USE_FLASHINFER_SAMPLER", "value": "0"})
+    return environment
+
+
+def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
+    name = rendering.manifest["metadata"]["name"]
+    mounts = [
+        pods.config_map("serve-config", contracts.CONFIG_MOUNT, serve_config_name(name)),
+        pods.empty_dir("dshm", "/dev/shm", in_memory=True),
+        _weights(settings),
+        *_local_weights(settings),
+    ]
+    if rendering.user_config:
+        mounts.append(pods.config_map("config-volume", contracts.USER_CONFIG_MOUNT, rendering.user_config.name))
+    for adapter in rendering.wanted.adapters:
+        mounts.append(
+            pods.mounted(_adapter_volume(adapter), _adapter_path(adapter), dict(adapter.source), read_only=True)
+        )
+    return mounts
+
+
+def _weights(settings: Settings) -> Mounted:
+    name = "model-weights-volume"
+    if settings.weights_cache:
+        return pods.host_path(name, contracts.WEIGHTS_MOUNT, settings.weights_cache, create=True)
+    return pods.empty_dir(name, contracts.WEIGHTS_MOUNT)
+
+
+def _local_weights(settings: Settings) -> list[Mounted]:
+    return [
+        pods.host_path(f"local-weights-{index}", f"{contracts.LOCAL_WEIGHTS_MOUNT}/{index}", folder)
+        for index, folder in enumerate(settings.local_weights)
+    ]
+
+
+def _adapter_path(adapter: VolumeAdapter) -> str:
+    return f"{contracts.ADAPTERS_MOUNT}/{adapter.name}"
+
+
+def _adapter_volume(adapter: VolumeAdapter) -> str:
+    """A volume's name is a DNS label, an adapter's may have dots and be longer."""
+    name = f"adapter-volume-{adapter.name}"
+    if len(name) <= 63 and "." not in name:
+        return name
+    return f"adapter-volume-{hashlib.sha256(adapter.name.encode()).hexdigest()[:16]}"

@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a Workspace's status says: conditions, state and node figures, from verdicts about its parts.
+
+Knows the words (`kaito.api.names`) and which condition follows from which; the verdicts are found in `plan.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from kaito.api import names
+from kaito.kube.manifest import Manifest, condition_of, merged_conditions
+from kaito.kube.plan import Event
+from kaito.operator.provisioners.survey import Verdict
+
+MAX_MESSAGE_BYTES = 256
+"""As KAITO cuts failure messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that is to be told about a Workspace."""
+
+    workload: Verdict
+    """Whether the model is served (or the tuning job runs)."""
+    nodes: Verdict | None = None
+    """Whether its nodes are there; None when a problem was found before they were looked at."""
+    is_failure: bool = False
+    """The workload is not merely on its way: something must be done."""
+    is_tuning: bool = False
+    worker_nodes: tuple[str, ...] = ()
+    target: int | None = None
+
+
+def status(workspace: Manifest, report: Report, now: datetime) -> Manifest:
+    """The whole status."""
+    old = workspace.get("status") or {}
+    conditions = [_condition(workspace, type_, verdict) for type_, verdict in _verdicts(report)]
+    fresh: Manifest = {
+        "conditions": merged_conditions(old.get("conditions") or [], conditions, now),
+        "state": _state(old.get("state") or "", report),
+        "workerNodes": list(report.worker_nodes),
+    }
+    if report.target is not None:
+        fresh["targetNodeCount"] = report.target
+    if old.get("performance"):
+        fresh["performance"] = old["performance"]
+    return fresh
+
+
+def deleting_status(workspace: Manifest, now: datetime) -> Manifest:
+    """The status as it was, with the condition that says that the Workspace is being deleted."""
+    old = workspace.get("status") or {}
+    before = [c for c in old.get("conditions") or [] if c.get("type") != names.WORKSPACE_DELETING]
+    verdict = Verdict(True, names.REASON_DELETED, "The Workspace is being deleted with all that belongs to it.")
+    conditions = [*before, _condition(workspace, names.WORKSPACE_DELETING, verdict)]
+    return {**old, "conditions": merged_conditions(old.get("conditions") or [], conditions, now)}
+
+
+def _verdicts(report: Report) -> list[tuple[str, Verdict]]:
+    resources = _resources(report)
+    workload = report.workload
+    if workload.ok and not resources.ok:
+        workload = Verdict(False, names.REASON_INFERENCE_PENDING, f"The pods are ready, but: {resources.message}")
+    verdicts = [] if report.nodes is None else [(names.NODES_READY, report.nodes)]
+    verdicts.append((names.RESOURCE_READY, resources))
+    verdicts.append((names.JOB_STARTED if report.is_tuning else names.INFERENCE_READY, workload))
+    if workload.ok:
+        whole = Verdict(True, names.REASON_SUCCEEDED, workload.message)
+    else:
+        whole = Verdict(False, names.REASON_FAILED if report.is_failure else names.REASON_PENDING, workload.message)
+    return [*verdicts, (names.WORKSPACE_READY, whole), (names.WORKSPACE_SUCCEEDED, whole)]
+
+
+def _resources(report: Report) -> Verdict:
+    if report.nodes is None:
+        return Verdict(False, report.workload.reason, f"Nothing was created. {report.workload.message}")
+    if report.nodes.ok:
+        return Verdict(True, names.REASON_RESOURCE_READY, "The nodes that the Workspace needs are ready.")
+    return report.nodes
+
+
+def _condition(workspace: Manifest, type_: str, verdict: Verdict) -> Manifest:
+    return {
+        "type": type_,
+        "status": "True" if verdict.ok else "False",
+        "reason": verdict.reason,
+        "message": short(verdict.message),
+        "observedGeneration": workspace["metadata"].get("generation", 1),
+    }
+
+
+def _state(before: str, report: Report) -> str:
+    if report.is_tuning:
+        return "Failed" if report.is_failure else "Pending"
+    if report.workload.ok and report.nodes is not None and report.nodes.ok:
+        return "Ready"
+    return "NotReady" if before in ("Ready", "NotReady") else "Pending"
+
+
+def short(message: str) -> str:
+    """The message cut to what a condition holds, between two characters, with an ellipsis where it was cut."""
+    encoded = message.encode()
+    if len(encoded) <= MAX_MESSAGE_BYTES:
+        return message
+    return encoded[:MAX_MESSAGE_BYTES].decode(errors="ignore").rstrip() + "…"
+
+
+def events(workspace: Manifest, fresh: Manifest) -> tuple[Event, ...]:
+    """What changed between the status there is and the fresh one and is worth an event: nodes, serving, failures."""
+    after = {"status": fresh}
+    found = []
+    if _turned(workspace, after, names.NODES_READY):
+        found.append(_event(workspace, names.EVENT_NODES_READY, after, names.NODES_READY))
+    if _turned(workspace, after, names.INFERENCE_READY):
+        found.append(_event(workspace, names.EVENT_SERVING, after, names.INFERENCE_READY))
+    whole = condition_of(after, names.WORKSPACE_READY)
+    if whole is not None and whole["reason"] == names.REASON_FAILED:
+        for type_ in (names.INFERENCE_READY, names.JOB_STARTED):
+            condition, old = condition_of(after, type_), condition_of(workspace, type_)
+            if condition is not None and (old is None or old.get("reason") != condition["reason"]):
+                found.append(Event(workspace, condition["reason"], condition["message"], "Warning"))
+    return tuple(found)
+
+
+def _turned(before: Manifest, after: Manifest, type_: str) -> bool:
+    old, new = condition_of(before, type_), condition_of(after, type_)
+    was = old is not None and old.get("status") == "True"
+    return not was and new is not None and new["status"] == "True"
+
+
+def _event(workspace: Manifest, reason: str, after: Manifest, type_: str) -> Event:
+    condition = condition_of(after, type_) or {}
+    return Event(workspace, reason, condition.get("message", ""))

@@ -1,0 +1,211 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a Workspace asks for, once it is known to make sense: or the one problem that keeps us from doing it.
+
+Admission (`kaito.api.rules`) refuses most of this before it is stored. It may be switched off, and what it needs (a
+ConfigMap, a model) may change later, so the plan judges for itself and never trusts it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from kaito.api import names
+from kaito.api.contracts import USER_CONFIG_KEY, Engine
+from kaito.api.workspace import AdapterSpec, InferenceSpec, Workspace
+from kaito.catalog.models import ModelFacts
+from kaito.kube.manifest import Manifest
+from kaito.operator.workspace.observe import Observed, UnknownPreset
+
+MAX_NAME = 52
+"""A StatefulSet's name and an 11-character hash make a label value, which Kubernetes limits to 63."""
+MAX_ADAPTER_NAME = 253
+_ADAPTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why nothing is created: a reason of `names`, and what, why and the next step in a sentence or two."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeAdapter:
+    """A LoRA adapter that lies on a volume."""
+
+    name: str
+    strength: float
+    source: Manifest
+    """The volume without its name, as in a pod's `volumes`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A servable Workspace: a model or a template, and what goes with it."""
+
+    workspace: Workspace
+    engine: Engine
+    model: ModelFacts | None = None
+    template: Manifest | None = None
+    adapters: tuple[VolumeAdapter, ...] = ()
+    token_secret: str = ""
+    """The Secret with the Hugging Face token; empty without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserConfig:
+    """The user's ConfigMap: its text, and the one value in it that sizing needs."""
+
+    name: str
+    text: str
+    max_model_len: int | None = None
+
+
+def wanted(observed: Observed, default_engine: Engine) -> Wanted | Problem:
+    """What is to be served, or why it cannot be."""
+    workspace = observed.workspace
+    if workspace is None:
+        return _invalid(f"The Workspace cannot be read: {observed.unreadable}. Correct the fields and apply it again.")
+    unsuited = _unsuited_name(workspace.name)
+    if unsuited:
+        return _invalid(unsuited)
+    if (workspace.inference is None) == (workspace.tuning is None):
+        given = "both inference and tuning" if workspace.inference else "neither inference nor tuning"
+        return _invalid(f"The Workspace has {given}: give exactly one of them.")
+    if workspace.inference is None:
+        return _not_here("Fine-tuning is not supported by this operator yet. Delete the Workspace, or use inference.")
+    if workspace.resource is not None and workspace.resource.partition is not None:
+        return _not_here("resource.partition is not supported by this operator yet. Leave it out to use whole GPUs.")
+    return _inference(observed, workspace, workspace.inference, default_engine)
+
+
+def _unsuited_name(name: str) -> str:
+    if len(name) > MAX_NAME:
+        return f"metadata.name is {len(name)} characters long: use at most {MAX_NAME}, its pods' labels hold no more."
+    if not _NAME.fullmatch(name):
+        return f"metadata.name {name} cannot name a Service: use a-z, 0-9 and -, beginning with a letter."
+    return ""
+
+
+def _inference(
+    observed: Observed, workspace: Workspace, inference: InferenceSpec, default_engine: Engine
+) -> Wanted | Problem:
+    if (inference.preset is None) == (inference.template is None):
+        given = "both inference.preset and inference.template" if inference.preset else "no inference.preset"
+        return _invalid(f"The Workspace has {given}: give a preset or a template.")
+    if inference.template is not None:
+        if not (inference.template.get("spec") or {}).get("containers"):
+            return _invalid("inference.template has no containers: give spec.containers, as in a pod.")
+        return Wanted(workspace, default_engine, template=inference.template)
+    model = observed.model
+    if not isinstance(model, ModelFacts):
+        said = model.message if isinstance(model, UnknownPreset) else "The preset is not known."
+        return Problem(names.REASON_UNKNOWN_PRESET, said)
+    engine = _engine(workspace, model, default_engine)
+    if engine is None:
+        return _invalid(
+            f"{model.id} cannot be served by {workspace.runtime()}: "
+            f"set the annotation {names.RUNTIME_ANNOTATION} to {' or '.join(model.runtimes)}, or leave it out."
+        )
+    adapters = _adapters(inference.adapters)
+    if isinstance(adapters, Problem):
+        return adapters
+    options = inference.preset.preset_options if inference.preset else None
+    return Wanted(
+        workspace, engine, model=model, adapters=adapters, token_secret=options.model_access_secret if options else ""
+    )
+
+
+def _engine(workspace: Workspace, model: ModelFacts, default: Engine) -> Engine | None:
+    """The engine that the Workspace asks for, None if it cannot serve the model; else the default, or one that can."""
+    if names.RUNTIME_ANNOTATION in workspace.annotations:
+        asked = workspace.runtime()
+        return asked if asked in model.runtimes else None
+    return default if default in model.runtimes else model.runtimes[0]
+
+
+def _adapters(specs: tuple[AdapterSpec, ...]) -> tuple[VolumeAdapter, ...] | Problem:
+    adapters: list[VolumeAdapter] = []
+    for index, spec in enumerate(specs):
+        path = f"inference.adapters[{index}]"
+        source = spec.source
+        if source is None or not source.name:
+            return _invalid(f"{path}.source needs a name: requests ask for the adapter by it.")
+        if not _ADAPTER_NAME.fullmatch(source.name) or len(source.name) > MAX_ADAPTER_NAME:
+            return _invalid(f"{path}.source.name cannot name a folder: use a-z, 0-9, - and ., at most 253 characters.")
+        if source.name in {adapter.name for adapter in adapters}:
+            return _invalid(f"{path}.source.name {source.name} occurs twice: give each adapter a name of its own.")
+        if source.volume_source is None:
+            kind = "image" if source.image else "urls"
+            return _not_here(
+                f"Adapter {source.name} comes from {kind}, which this operator cannot fetch yet. "
+                f"Put its files on a volume and use {path}.source.volumeSource."
+            )
+        strength = _strength(spec.strength)
+        if strength is None:
+            return _invalid(f"{path}.strength is {spec.strength}: give a decimal from 0 to 1 in quotes.")
+        adapters.append(VolumeAdapter(source.name, strength, source.volume_source))
+    return tuple(adapters)
+
+
+def _strength(text: str | None) -> float | None:
+    if not text:
+        return 1.0
+    try:
+        strength = float(text)
+    except ValueError:
+        return None
+    return strength if 0.0 <= strength <= 1.0 else None
+
+
+def user_config(observed: Observed) -> UserConfig | Problem | None:
+    """The user's ConfigMap, None when the Workspace names none, or why it cannot be used."""
+    workspace = observed.workspace
+    name = workspace.inference.config if workspace and workspace.inference else ""
+    if not name or workspace is None:
+        return None
+    if observed.user_config is None:
+        return _config(f"ConfigMap {name} does not exist in namespace {workspace.namespace}: create it.")
+    text = (observed.user_config.get("data") or {}).get(USER_CONFIG_KEY)
+    if text is None:
+        return _config(f"ConfigMap {name} has no key {USER_CONFIG_KEY}: put the engine's settings there.")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        return _config(f"Key {USER_CONFIG_KEY} of ConfigMap {name} is not YAML: {_where(error)}. Correct it.")
+    if content is not None and not isinstance(content, dict):
+        return _config(f"Key {USER_CONFIG_KEY} of ConfigMap {name} is not a map: begin it with vllm: and its settings.")
+    settings = (content or {}).get("vllm")
+    if settings is not None and not isinstance(settings, dict):
+        return _config(f"vllm in key {USER_CONFIG_KEY} of ConfigMap {name} is not a map: give it name: value lines.")
+    return UserConfig(name, text, _max_model_len(settings or {}))
+
+
+def _where(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return "it cannot be parsed"
+
+
+def _max_model_len(settings: dict[Any, Any]) -> int | None:
+    length = settings.get("max-model-len", settings.get("max_model_len"))
+    return length if isinstance(length, int) and not isinstance(length, bool) and length > 0 else None
+
+
+def _invalid(message: str) -> Problem:
+    return Problem(names.REASON_INVALID_SPEC, message)
+
+
+def _not_here(message: str) -> Problem:
+    return Problem(names.REASON_NOT_SUPPORTED_HERE, message)
+
+
+def _config(message: str) -> Problem:
+    return Problem(names.REASON_CONFIG_INVALID, message)

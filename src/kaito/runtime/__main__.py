@@ -1,0 +1,40 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""`kaito-runtime`: what runs in a pod. `serve` runs a model server, `demo-model` builds the demo model.
+
+Imports no engine and no torch; what needs them runs in a child process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from kaito.runtime.demo import DEMO_ID, build
+from kaito.runtime.serve.app import serve
+from kaito.runtime.settings import from_environment
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="kaito-runtime", description="What runs in a kaito pod.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    one = commands.add_parser("serve", help="serve the model that a config file describes")
+    one.add_argument("--config", required=True, metavar="FILE", help="the ServeConfig (JSON) to run")
+    two = commands.add_parser("demo-model", help="build the small demo model (once; later calls find it)")
+    two.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for weights, laid out by model id")
+    two.add_argument("--id", default=DEMO_ID, metavar="ORG/NAME", help=f"id to file it under (default {DEMO_ID})")
+    return top
+
+
+def main() -> None:
+    """Run one command and exit with its code."""
+    arguments = parser().parse_args()
+    if arguments.command == "serve":
+        sys.exit(serve(arguments.config, from_environment()))
+    sys.exit(build(arguments.out, arguments.id))
+
+
+if __name__ == "__main__":
+    main()

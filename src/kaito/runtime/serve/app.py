@@ -1,0 +1,218 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""`kaito-runtime serve`: the one place that puts front, engine and their surroundings together.
+
+Order: read the config, listen, check what can be checked without the engine, start the engine, wait until it answers;
+then until it ends or this process is told to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import aiohttp
+from aiohttp import web
+
+from kaito.api.contracts import ServeConfig
+from kaito.api.names import REASON_ENGINE_FAILED
+from kaito.runtime.failure import Failed, failure_line, write_termination_message
+from kaito.runtime.serve import adapters, transformers, vllm
+from kaito.runtime.serve.backend import Backend, is_healthy
+from kaito.runtime.serve.diagnose import diagnose, phase_of
+from kaito.runtime.serve.front import Front
+from kaito.runtime.serve.launch import Facts, Launch
+from kaito.runtime.serve.prepare import (
+    check_engine,
+    gather,
+    has_chat_template,
+    load_config,
+    read_json,
+    read_user_options,
+    resolved,
+)
+from kaito.runtime.serve.state import READY, STOPPING, ServingState
+from kaito.runtime.serve.supervise import EngineProcess
+from kaito.runtime.settings import Settings
+from kaito.runtime.weights import resolve
+
+DRAIN_S = 5.0
+POLL_S = 0.2
+SECRET_OPTIONS = ("--api-key",)
+
+
+def serve(config_path: str, settings: Settings) -> int:
+    """Serve until told to stop (0) or until something fails (1); a failure is left as the termination message."""
+    try:
+        asyncio.run(run(load_config(settings.path(config_path)), settings))
+    except Failed as error:
+        say(failure_line(error.failure))
+        write_termination_message(error.failure, settings.path(settings.termination_log))
+        return 1
+    return 0
+
+
+def say(line: str) -> None:
+    """One line for the log."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+async def run(config: ServeConfig, settings: Settings) -> None:
+    """Listen, start the engine, and stay until a signal or its end; raises Failed."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    front = Front(ServingState(config.engine, time.monotonic))
+    runner = web.AppRunner(front.application(), handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_S)
+    await listen(runner, settings.host, config.port)
+    say(f"kaito-runtime: listening on {settings.host}:{config.port} for {config.served_model_name} ({config.engine})")
+    try:
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+            connector=aiohttp.TCPConnector(limit=0),
+            auto_decompress=False,
+            read_bufsize=1 << 20,
+        ) as session:
+            with tempfile.TemporaryDirectory(prefix="kaito-runtime-") as scratch:
+                serving = Serving(config, settings, front, runner=runner, session=session, stop=stop)
+                await serving.run(Path(scratch))
+    finally:
+        await runner.cleanup()
+
+
+async def listen(runner: web.AppRunner, host: str, port: int) -> None:
+    """Open the port; raises Failed when it cannot be had."""
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, backlog=2048).start()
+    except OSError as error:
+        await runner.cleanup()
+        what = f"The address {host}:{port} cannot be listened on: {error.strerror or error}."
+        raise Failed(REASON_ENGINE_FAILED, what, "Stop what uses the port, or set KAITO_HOST.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Everything that one run of a server stands on, once the port is open."""
+
+    config: ServeConfig
+    settings: Settings
+    front: Front
+    _: KW_ONLY
+    runner: web.AppRunner
+    session: aiohttp.ClientSession
+    stop: asyncio.Event
+
+    async def run(self, scratch: Path) -> None:
+        """Prepare, start the engine and see it to its end; raises Failed when that comes unasked."""
+        launch, facts = await prepared(self.config, self.settings, self.front.state, scratch=scratch)
+        if self.stop.is_set():
+            return
+        for option in launch.ignored:
+            say(f"kaito-runtime: the option {option} of inference_config.yaml is left out: the front sets it")
+        say("kaito-runtime: starting " + " ".join(masked(launch.argv)))
+        self.front.state.enter("Loading the engine")
+        engine = await EngineProcess.start(launch, self.settings.environment, on_line=self.note_phase)
+        backend = backend_of(self.config, launch, facts)
+        self.front.attach(backend, self.session)
+        ready = asyncio.create_task(announce_ready(self.front.state, self.session, backend))
+        try:
+            await self.until_the_end(engine)
+        finally:
+            ready.cancel()
+            await engine.stop()
+
+    def note_phase(self, line: str) -> None:
+        """Follow the engine's start through its output."""
+        state = self.front.state
+        phase = None if state.ready else phase_of(self.config.engine, line)
+        if phase is not None and phase != state.phase:
+            state.enter(phase)
+            say(f"kaito-runtime: {phase} ({state.seconds():.1f} s)")
+
+    async def until_the_end(self, engine: EngineProcess) -> None:
+        """Return when told to stop; raises Failed when the engine ends before that."""
+        ended = asyncio.create_task(engine.wait())
+        stopped = asyncio.create_task(self.stop.wait())
+        try:
+            await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if ended.done() and not self.stop.is_set():
+                raise_failure(self.config, engine, ended.result())
+            await shut_down(self.front.state, self.runner)
+        finally:
+            ended.cancel()
+            stopped.cancel()
+
+
+def raise_failure(config: ServeConfig, engine: EngineProcess, code: int) -> NoReturn:
+    """Turn the engine's end into a Failed."""
+    failure = diagnose(config.engine, code, list(engine.lines))
+    raise Failed(failure.reason, failure.message, failure.next_step)
+
+
+async def prepared(
+    config: ServeConfig, settings: Settings, state: ServingState, *, scratch: Path
+) -> tuple[Launch, Facts]:
+    """The engine's command line, after all checks that need no engine; raises Failed."""
+    check_engine(config.engine)
+    options = read_user_options(config, settings)
+    state.enter("Looking for the weights")
+    weights = await resolve(config.model, settings)
+    config = adapters.applied(resolved(config, settings), scratch)
+    facts = gather(config, weights, settings, options)
+    build = vllm.launch if config.engine == "vllm" else transformers.launch
+    return build(config, facts), facts
+
+
+def backend_of(config: ServeConfig, launch: Launch, facts: Facts) -> Backend:
+    """How the front speaks to the engine."""
+    folder = Path(facts.model)
+    defaults = read_json(folder / "generation_config.json") if facts.local else {}
+    length = facts.model_config.get("max_position_embeddings")
+    return Backend(
+        engine=config.engine,
+        url=f"http://127.0.0.1:{launch.port}",
+        names=launch.served_names,
+        model=facts.model if config.engine == "vllm" else transformers.pinned_model(facts),
+        created=int(time.time()),
+        max_model_len=config.max_model_len or (length if isinstance(length, int) else None),
+        generation_defaults={key: value for key, value in defaults.items() if key != "transformers_version"},
+        chat=has_chat_template(folder) or bool(config.chat_template),
+    )
+
+
+async def announce_ready(state: ServingState, session: aiohttp.ClientSession, backend: Backend) -> None:
+    """Wait until the engine answers, and say so."""
+    while not await is_healthy(session, backend):  # noqa: ASYNC110 - another process cannot set an event
+        await asyncio.sleep(POLL_S)
+    state.enter(READY)
+    say(f"kaito-runtime: ready after {state.seconds():.1f} s")
+
+
+async def shut_down(state: ServingState, runner: web.AppRunner) -> None:
+    """Accept nothing new, and give what is under way a moment."""
+    state.phase = STOPPING if not state.ready else state.phase
+    for site in list(runner.sites):
+        await site.stop()
+    with contextlib.suppress(asyncio.TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while state.in_flight:  # noqa: ASYNC110 - only at the end, and for seconds at most
+                await asyncio.sleep(0.05)
+
+
+def masked(argv: tuple[str, ...]) -> list[str]:
+    """The command line for the log, secrets replaced."""
+    words: list[str] = []
+    secret = False
+    for word in argv:
+        secret = word in SECRET_OPTIONS if word.startswith("--") else secret
+        words.append("…" if secret and not word.startswith("--") else word)
+    return words

@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""What it takes to start an engine, as values: facts found beforehand, and the command line that follows from them.
+
+`vllm.py` and `transformers.py` turn the first into the second; `supervise.py` runs it. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from kaito.api.names import REASON_CONFIG_INVALID
+from kaito.runtime.failure import Failed
+
+GIB = 1024**3
+
+Options = dict[str, Any]
+"""Engine options by their long name with dashes; None means "not given"."""
+
+OWNED_BY_FRONT = frozenset({"host", "port", "uds", "root-path", "ssl-keyfile", "ssl-certfile"})
+"""Options of a user's file that would move the engine away from its front; they are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found out about the machine and the model before the engine starts."""
+
+    model: str
+    """The folder of the weights, or a model id."""
+    local: bool
+    python: str
+    port: int
+    """The engine's own port on loopback."""
+    cpus: int = 1
+    memory_bytes: int = 4 * GIB
+    """What is free for this process."""
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+    """The model's config.json when it is at hand."""
+    download_dir: str | None = None
+    revision: str | None = None
+    user_options: Mapping[str, Any] = field(default_factory=dict)
+    """The engine's section of the user's inference_config.yaml, names with dashes."""
+    lora_rank: int = 0
+    """The highest rank of the adapters."""
+    cache_dir: str | None = None
+    """Where the engine may keep its caches when the user's own folder cannot be written."""
+    chat_template: str | None = None
+    """The file of the chat template that the config names, when we ship it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command line, its additions to the environment, and the names it serves."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    port: int
+    served_names: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    """Options of the user that were dropped, for the log."""
+
+
+def option_name(key: str) -> str:
+    """An option's name with dashes; what follows a dot (a field of a nested option) keeps its spelling."""
+    head, dot, rest = key.lstrip("-").partition(".")
+    return head.replace("_", "-") + dot + rest
+
+
+def user_options(text: str, section: str) -> Options:
+    """The engine's section of an inference_config.yaml; raises Failed (InferenceConfigInvalid) naming the place."""
+    fix = "Correct the ConfigMap that inference.config names."
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        place = f" at line {where.line + 1}" if where is not None else ""
+        raise Failed(REASON_CONFIG_INVALID, f"inference_config.yaml is not valid YAML{place}.", fix) from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise Failed(REASON_CONFIG_INVALID, "inference_config.yaml must be a map with the key `vllm`.", fix)
+    options = document.get(section)
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        raise Failed(REASON_CONFIG_INVALID, f"{section} in inference_config.yaml must be a map of options.", fix)
+    return {option_name(str(key)): value for key, value in options.items()}
+
+
+def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:
+    """Our options with the user's on top, and the user's that were dropped because the front owns them."""
+    ignored = tuple(sorted(OWNED_BY_FRONT & theirs.keys()))
+    return {**ours, **{key: value for key, value in theirs.items() if key not in OWNED_BY_FRONT}}, ignored
+
+
+def plain(value: Any) -> str:
+    """One value as a word of a command line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, sort_keys=True)
+    return str(value)

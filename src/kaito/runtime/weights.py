@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Finds a model's weights before anything heavy is imported: local folders, the download folder, then the hub.
+
+A local folder is laid out by model id: `DIR/<org>/<name>/` or `DIR/<org>--<name>/`, in any case, and holds
+`config.json` and `*.safetensors`. The hub is only asked whether it would answer; the engine downloads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from kaito.api.contracts import ModelSource
+from kaito.api.names import REASON_WEIGHTS_NOT_FOUND
+from kaito.runtime.failure import Failed
+from kaito.runtime.settings import Settings
+
+HUB_TIMEOUT_S = 4.0
+DEMO_ORGANISATION = "kaito"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where the engine takes the model from."""
+
+    model: str
+    """A folder, or the id for the engine to download."""
+    local: bool
+    download_dir: Path | None = None
+    revision: str | None = None
+
+
+def child_named(folder: Path, name: str) -> Path | None:
+    """The entry of the folder with this name in any case, the exact one first; None when there is none."""
+    exact = folder / name
+    if exact.is_dir():
+        return exact
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return None
+    return next((entry for entry in entries if entry.name.casefold() == name.casefold() and entry.is_dir()), None)
+
+
+def candidates(folder: Path, model_id: str) -> list[Path]:
+    """The folders below this one that are named after the model, however complete they are."""
+    found: list[Path] = []
+    nested: Path | None = folder
+    for part in model_id.split("/"):
+        nested = child_named(nested, part) if nested is not None else None
+    flat = child_named(folder, model_id.replace("/", "--"))
+    cached = child_named(folder, "models--" + model_id.replace("/", "--"))
+    found.extend(place for place in (nested, flat) if place is not None)
+    if cached is not None and (cached / "snapshots").is_dir():
+        found.extend(sorted((cached / "snapshots").iterdir()))
+    return found
+
+
+def lacks(place: Path) -> str | None:
+    """What a model folder still needs, in words; None when it is complete."""
+    missing = [] if (place / "config.json").is_file() else ["config.json"]
+    if not any(place.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    return " and ".join(missing) or None
+
+
+def find_local(folders: Sequence[Path], model_id: str) -> tuple[Path | None, list[str]]:
+    """The first complete folder of the model, and what was wrong with incomplete ones on the way."""
+    problems: list[str] = []
+    for folder in folders:
+        for place in candidates(folder, model_id):
+            missing = lacks(place)
+            if missing is None:
+                return place, problems
+            problems.append(f"{place} lacks {missing}")
+    return None, problems
+
+
+async def ask_hub(source: ModelSource, settings: Settings) -> str | None:
+    """Why the hub cannot give the model, in words; None when it can."""
+    headers = {"Authorization": f"Bearer {settings.hub_token}"} if settings.hub_token else {}
+    url = f"{settings.hub_endpoint}/api/models/{source.id}"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HUB_TIMEOUT_S), trust_env=True) as session,
+            session.get(url, headers=headers) as response,
+        ):
+            status = response.status
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        return f"the hub {settings.hub_endpoint} cannot be reached"
+    if status in (401, 403):
+        return f"the hub {settings.hub_endpoint} refuses access (no such model, or a gated one)"
+    if status == 404:
+        return f"the hub {settings.hub_endpoint} does not know this model"
+    return None if status < 400 else f"the hub {settings.hub_endpoint} answered with status {status}"
+
+
+async def resolve(source: ModelSource, settings: Settings) -> Weights:
+    """Where to take the weights from; raises Failed (ModelWeightsNotFound) when there is no way to get them."""
+    download_dir = settings.path(source.download_dir)
+    folders = [settings.path(folder) for folder in source.local_dirs]
+    place, problems = find_local([*folders, download_dir], source.id)
+    if place is not None:
+        return Weights(model=str(place), local=True)
+    trouble = "the hub was not asked (offline)" if source.offline else await ask_hub(source, settings)
+    if trouble is None:
+        return Weights(source.id, local=False, download_dir=download_dir, revision=source.revision)
+    looked = ", ".join(str(folder) for folder in [*folders, download_dir])
+    detail = "; ".join([*problems, trouble])
+    raise Failed(
+        REASON_WEIGHTS_NOT_FOUND,
+        f"No weights of {source.id}: looked in {looked}; {detail}.",
+        next_step(source, refused="refuses" in trouble),
+    )
+
+
+def next_step(source: ModelSource, *, refused: bool) -> str:
+    """What the user can do about missing weights."""
+    if source.id.split("/")[0].casefold() == DEMO_ORGANISATION:
+        return "Build the demo model with `kaito-runtime demo-model --out DIR` and start with `kaito up --weights DIR`."
+    step = f"Put the weights into DIR/{source.id}/ and start with `kaito up --weights DIR`"
+    if refused:
+        return step + ", or name a Secret with an HF_TOKEN that may read it in presetOptions.modelAccessSecret."
+    return step + ", or give this machine access to the hub."

@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `kaito-runtime serve` finds wrong before it starts an engine: within seconds, in one line, no traceback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.runtime_process import serve_config
+
+
+def run(config: Path, folder: Path, **environment: str) -> tuple[int, str, float]:
+    """Exit code, output and seconds of a server that does not come up."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "kaito.runtime", "serve", "--config", str(config)],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "KAITO_HOST": "127.0.0.1",
+            "KAITO_TERMINATION_LOG": str(folder / "termination-log"),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout + done.stderr, time.monotonic() - started
+
+
+def last_words(folder: Path) -> dict[str, str]:
+    """The failure that was left."""
+    words: dict[str, str] = json.loads((folder / "termination-log").read_text())
+    return words
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_missing_weights_are_told_within_seconds(tmp_path: Path, offline: bool) -> None:
+    config = serve_config(
+        tmp_path, "vllm", id="microsoft/Phi-3-mini-4k-instruct", offline=offline, local_dirs=["/nowhere"]
+    )
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        hub = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        code, output, seconds = run(config, tmp_path, HF_ENDPOINT=hub, HF_TOKEN="hf_secretsecret")
+    assert code == 1
+    assert seconds < 10
+    assert "Traceback" not in output and "hf_secret" not in output
+    words = last_words(tmp_path)
+    assert words["reason"] == "ModelWeightsNotFound"
+    assert "/nowhere" in words["message"] and str(tmp_path / "weights") in words["message"]
+    assert "kaito up --weights DIR" in words["next_step"]
+    assert output.splitlines()[-1].startswith("kaito-runtime: ModelWeightsNotFound: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"engine": "tgi"}, "engine"),
+        ({"port": "many"}, "port"),
+        ({"colour": "blue"}, "colour"),
+        ({"model": {}}, "model.id"),
+    ],
+)
+def test_a_wrong_config_names_its_field(tmp_path: Path, change: dict[str, object], word: str) -> None:
+    config = serve_config(tmp_path, "vllm")
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    code, output, _ = run(config, tmp_path)
+    assert code == 1 and "Traceback" not in output
+    assert word in last_words(tmp_path)["message"]
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    config = serve_config(tmp_path, "vllm")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", json.loads(config.read_text())["port"]))
+        taken.listen()
+        code, output, _ = run(config, tmp_path)
+    assert code == 1 and "Traceback" not in output
+    assert "cannot be listened on" in last_words(tmp_path)["message"]
+
+
+def test_paths_are_taken_below_the_pods_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "etc" / "kaito").mkdir(parents=True)
+    (root / "mnt" / "weights").mkdir(parents=True)
+    written = serve_config(tmp_path, "transformers", local_dirs=["/mnt/weights"])
+    written.rename(root / "etc" / "kaito" / "serve.json")
+    (root / "dev").mkdir()
+    (root / "dev" / "termination-log").touch()
+    code, _, _ = run(
+        Path("/etc/kaito/serve.json"), tmp_path, KAITO_ROOT=str(root), KAITO_TERMINATION_LOG="/dev/termination-log"
+    )
+    assert code == 1
+    words = json.loads((root / "dev" / "termination-log").read_text())
+    assert str(root / "mnt" / "weights") in words["message"]

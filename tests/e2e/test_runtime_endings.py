@@ -1,0 +1,108 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""How a model server ends: what it says, with which code, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.runtime_process import ENGINES, RuntimeProcess, demo_weights, serve_config
+
+pytestmark = pytest.mark.slow
+
+
+def engine_of(server: RuntimeProcess) -> int:
+    """The engine's process: the child of the guard."""
+    return next(int(process.pid) for process in server.tree() if "guard.py" not in " ".join(process.cmdline()))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_killed_engine_ends_the_pod_with_a_reason(
+    request: pytest.FixtureRequest, tmp_path: Path, engine: str
+) -> None:
+    config = serve_config(tmp_path, engine, local_dirs=[demo_weights(request)])
+    with RuntimeProcess(config, tmp_path) as server:
+        server.wait_ready()
+        os.kill(engine_of(server), signal.SIGKILL)
+        assert server.process.wait(20) == 1
+        failure = json.loads(server.last_words.read_text())
+        assert failure["reason"] == "ContainerOOMKilled"
+        assert "SIGKILL" in failure["message"] and failure["next_step"]
+        assert "Traceback" not in [line for line in server.log.read_text().splitlines() if line][-1]
+    assert server.survivors() == []
+
+
+def test_a_killed_front_takes_its_engine_along(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    config = serve_config(tmp_path, "transformers", local_dirs=[demo_weights(request)])
+    with RuntimeProcess(config, tmp_path) as server:
+        server.wait_ready()
+        server.process.kill()
+        assert server.survivors() == []
+
+
+def test_a_killed_guard_takes_its_engine_along(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    config = serve_config(tmp_path, "transformers", local_dirs=[demo_weights(request)])
+    with RuntimeProcess(config, tmp_path) as server:
+        server.wait_ready()
+        guard = next(process for process in server.tree() if "guard.py" in " ".join(process.cmdline()))
+        guard.kill()
+        assert server.process.wait(20) == 1
+    assert server.survivors() == []
+
+
+def test_a_stop_while_the_engine_starts_leaves_nothing(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    config = serve_config(tmp_path, "vllm", local_dirs=[demo_weights(request)])
+    with RuntimeProcess(config, tmp_path) as server:
+        time.sleep(1.5)
+        server.tree()
+        server.process.terminate()
+        assert server.process.wait(15) == 0
+    assert server.survivors() == []
+    assert not server.last_words.exists()
+
+
+def test_an_unknown_option_is_named_before_the_model_loads(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    config = serve_config(tmp_path, "vllm", local_dirs=[demo_weights(request)])
+    user = tmp_path / "inference_config.yaml"
+    user.write_text("vllm:\n  max-model-lem: 2048\n")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "user_config": str(user)}))
+    with RuntimeProcess(config, tmp_path) as server:
+        assert server.process.wait(60) == 1
+        failure = json.loads(server.last_words.read_text())
+        assert failure["reason"] == "InferenceEngineFailed"
+        assert "max-model-lem" in failure["message"]
+        assert "Loading the weights" not in server.log.read_text()
+    assert server.survivors() == []
+
+
+def test_options_of_every_type_reach_vllm_and_a_killed_front_leaves_nothing(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    config = serve_config(tmp_path, "vllm", local_dirs=[demo_weights(request)])
+    user = tmp_path / "inference_config.yaml"
+    user.write_text(
+        "vllm:\n"
+        "  max-model-len: 1k\n"
+        "  enable_prefix_caching: false\n"
+        "  served-model-name: [first, second]\n"
+        "  override-generation-config: {max_new_tokens: 3}\n"
+        "  dtype: null\n"
+        "  port: 1\n"
+    )
+    config.write_text(json.dumps({**json.loads(config.read_text()), "user_config": str(user)}))
+    with RuntimeProcess(config, tmp_path) as server:
+        server.wait_ready()
+        _, models = server.ask("GET", "/v1/models")
+        assert [entry["id"] for entry in models["data"]] == ["first", "second"]
+        assert models["data"][0]["max_model_len"] in (1000, 1024)
+        question = [{"role": "user", "content": "What is kaito?"}]
+        _, answer = server.ask("POST", "/v1/chat/completions", {"model": "second", "messages": question})
+        assert answer["usage"]["completion_tokens"] == 3
+        server.process.kill()
+        assert server.survivors() == []

@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from typing import Any
+
+from kaito.kube.manifest import Key, Manifest
+from kaito.kube.store import Store
+
+
+def pod(name: str, namespace: str = "n", *, owner: str = "", **labels: str) -> Manifest:
+    meta: dict[str, Any] = {"name": name, "namespace": namespace, "labels": labels}
+    if owner:
+        meta["ownerReferences"] = [{"uid": owner, "controller": True}]
+    return {"metadata": meta}
+
+
+def names(found: list[Manifest]) -> list[str]:
+    return [obj["metadata"]["name"] for obj in found]
+
+
+def test_objects_are_found_by_namespace_owner_and_labels_in_order() -> None:
+    store = Store()
+    for obj in (pod("c", app="x"), pod("a", owner="u", app="x"), pod("b", "m", owner="u"), pod("d", "m", app="x")):
+        store.put(obj)
+    assert names(store.select()) == ["b", "d", "a", "c"]
+    assert names(store.select("n")) == ["a", "c"]
+    assert names(store.select(labels={"app": "x"})) == ["d", "a", "c"]
+    assert names(store.select("n", {"app": "x"})) == ["a", "c"]
+    assert names(store.select("n", {"app": "y"})) == []
+    assert names(store.owned_by("u")) == ["b", "a"]
+
+
+def test_a_replaced_or_removed_object_leaves_no_trace_in_the_indexes() -> None:
+    store = Store()
+    store.put(pod("a", owner="u", app="x"))
+    store.put(pod("a", owner="v", app="y"))
+    assert (names(store.owned_by("u")), names(store.select(labels={"app": "x"}))) == ([], [])
+    assert names(store.owned_by("v")) == ["a"]
+    assert store.remove(Key("n", "a")) is not None
+    assert store.remove(Key("n", "a")) is None
+    assert (names(store.select()), names(store.owned_by("v")), names(store.select(labels={"app": "y"}))) == ([], [], [])
+
+
+def test_managed_fields_are_taken_off_but_what_our_managers_applied_is_known() -> None:
+    store = Store(["ours"])
+    obj = pod("a")
+    obj["metadata"]["managedFields"] = [
+        {"manager": "ours", "operation": "Apply", "fieldsV1": {"f:spec": {}}},
+        {"manager": "ours", "operation": "Apply", "subresource": "status", "fieldsV1": {"f:status": {}}},
+        {"manager": "ours", "operation": "Update", "fieldsV1": {"f:x": {}}},
+        {"manager": "others", "operation": "Apply", "fieldsV1": {"f:y": {}}},
+    ]
+    store.put(obj)
+    key = Key("n", "a")
+    assert "managedFields" not in obj["metadata"]
+    assert store.applied(key, "ours") == {"f:spec": {}}
+    assert store.applied(key, "ours", "status") == {"f:status": {}}
+    assert store.applied(key, "others") is None
+    store.put(pod("a"))
+    assert store.applied(key, "ours") is None

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Flags and environment of the operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kaito.operator.__main__ import main
+from kaito.operator.settings import BadSettings, Settings, read
+
+
+def test_without_flags_the_defaults_hold() -> None:
+    assert read([], {}) == Settings()
+
+
+def test_flags_become_settings(tmp_path: Path) -> None:
+    config, first, second = tmp_path / "config", tmp_path / "a", tmp_path / "b"
+    config.touch()
+    first.mkdir()
+    second.mkdir()
+    found = read(
+        ["--kubeconfig", str(config), "--provisioner", "local", "--install-crds", "--webhook-port", "0",
+         "--webhook-url-host", "127.0.0.1", "--local-weights", f"{first},{second}", "--default-runtime", "transformers",
+         "--runtime-image", "example.com/r:1", "--metrics-port", "0", "--offline"],
+        {},
+    )  # fmt: skip
+    assert found == Settings(
+        kubeconfig=config,
+        provisioner="local",
+        install_crds=True,
+        webhook_port=0,
+        webhook_url_host="127.0.0.1",
+        local_weights=(str(first), str(second)),
+        default_runtime="transformers",
+        runtime_image="example.com/r:1",
+        metrics_port=0,
+        offline=True,
+    )
+
+
+def test_the_environment_names_the_image_and_the_namespace() -> None:
+    found = read([], {"KAITO_RUNTIME_IMAGE": "example.com/r:2", "POD_NAMESPACE": "mine"})
+    assert (found.runtime_image, found.namespace) == ("example.com/r:2", "mine")
+
+
+@pytest.mark.parametrize("flag", ["--local-weights", "--kubeconfig"])
+def test_a_path_that_does_not_exist_is_named(flag: str) -> None:
+    with pytest.raises(BadSettings, match=f"{flag} names /does/not/exist"):
+        read([flag, "/does/not/exist"], {})
+
+
+def test_a_mistake_ends_the_process_with_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--kubeconfig", "/does/not/exist"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--webhook-port", "70000"], ["--workers", "0"], ["--provisioner", "x"]])
+def test_a_value_out_of_range_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        read(arguments, {})
+    assert ending.value.code == 2
+
+
+def test_every_setting_has_a_flag_with_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read(["--help"], {})
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert field.description and " ".join(field.description.split()[:3]) in shown

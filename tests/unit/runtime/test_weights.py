@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights are found by model id, in the order of the folders, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kaito.api.contracts import ModelSource
+from kaito.runtime.failure import Failed, failure_line, termination_message
+from kaito.runtime.settings import Settings
+from kaito.runtime.weights import find_local, resolve
+
+ID = "microsoft/Phi-3-mini-4k-instruct"
+
+
+def put_model(folder: Path, *, complete: bool = True) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    if complete:
+        (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "microsoft/Phi-3-mini-4k-instruct",
+        "Microsoft/phi-3-mini-4k-INSTRUCT",
+        "microsoft--Phi-3-mini-4k-instruct",
+        "microsoft--phi-3-mini-4k-instruct",
+        "models--microsoft--Phi-3-mini-4k-instruct/snapshots/0123",
+    ],
+)
+def test_every_layout_is_found(tmp_path: Path, layout: str) -> None:
+    place = put_model(tmp_path / layout)
+    assert find_local([tmp_path / "missing", tmp_path], ID) == (place, [])
+
+
+def test_the_first_complete_folder_wins(tmp_path: Path) -> None:
+    put_model(tmp_path / "a" / ID, complete=False)
+    place = put_model(tmp_path / "b" / ID)
+    put_model(tmp_path / "c" / ID)
+    found, problems = find_local([tmp_path / "a", tmp_path / "b", tmp_path / "c"], ID)
+    assert found == place
+    assert problems == [f"{tmp_path / 'a' / ID} lacks *.safetensors"]
+
+
+async def test_local_folders_come_before_the_download_folder(tmp_path: Path) -> None:
+    put_model(tmp_path / "downloads" / ID)
+    local = put_model(tmp_path / "local" / ID)
+    source = ModelSource(id=ID, local_dirs=(str(tmp_path / "local"),), download_dir=str(tmp_path / "downloads"))
+    assert (await resolve(source, Settings())).model == str(local)
+    weights = await resolve(source.model_copy(update={"local_dirs": ()}), Settings())
+    assert weights.local and weights.model == str(tmp_path / "downloads" / ID)
+
+
+async def test_folders_are_looked_up_below_the_pods_root(tmp_path: Path) -> None:
+    place = put_model(tmp_path / "mnt" / "weights" / ID)
+    source = ModelSource(id=ID, local_dirs=("/mnt/weights",), offline=True)
+    assert (await resolve(source, Settings(root=tmp_path))).model == str(place)
+
+
+@pytest.mark.parametrize(
+    ("model", "step"),
+    [(ID, f"DIR/{ID}/"), ("kaito/demo-phi-3", "kaito-runtime demo-model")],
+)
+async def test_nothing_found_says_where_it_looked_and_what_to_do(tmp_path: Path, model: str, step: str) -> None:
+    source = ModelSource(id=model, local_dirs=(str(tmp_path),), download_dir="/downloads", offline=True)
+    with pytest.raises(Failed) as error:
+        await resolve(source, Settings())
+    failure = error.value.failure
+    assert failure.reason == "ModelWeightsNotFound"
+    assert str(tmp_path) in failure.message and "/downloads" in failure.message
+    assert step in failure.next_step
+    assert "\n" not in failure_line(failure)
+
+
+def test_long_last_words_still_are_json_that_fits() -> None:
+    failure = Failed("R", "ä" * 9000, "step").failure
+    text = termination_message(failure)
+    assert len(text.encode()) <= 4096
+    assert json.loads(text)["next_step"] == "step"
+
+
+def test_the_token_is_not_shown() -> None:
+    assert "hf_x" not in repr(Settings(hub_token="hf_x", environment={"HF_TOKEN": "hf_x"}))
