@@ -16,7 +16,7 @@ $(VENV)/.base: pyproject.toml requirements/lock.txt
 	  { echo "kaito needs Python 3.11 or later; say which one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Installing kaito into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -e '.[cli,runtime,dev]'
+	@$(PIP) -e '.[cli,dev]'
 	@touch $@
 
 $(VENV)/.transformers: $(VENV)/.base

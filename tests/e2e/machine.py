@@ -30,11 +30,10 @@ class Machine:
             "KAITO_DATA_DIR": str(folder / "data"),
             "XDG_CACHE_HOME": str(cache),
             "KUBECONFIG": str(self.kubeconfig),
-            "HF_HUB_OFFLINE": "0",
         }
 
     def run(
-        self, *argv: str, check: bool = True, timeout: float = 120, **rest: Any
+        self, *argv: str, check: bool = True, timeout: float = 120, input: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; a failure shows what it printed."""
         done = subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=timeout, input=input)

@@ -127,7 +127,8 @@ async def send(client: Client, found: list[Manifest], namespace: str) -> list[tu
         resource = await connect.resource_for(client, manifest)
         where = manifest["metadata"].get("namespace") or namespace if resource.namespaced else ""
         name = manifest["metadata"]["name"]
-        await client.raw(
+        await connect.request(
+            client,
             "PATCH",
             resource.path(where, name),
             params={"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"},

@@ -71,9 +71,9 @@ def service_path(key: Key, path: str) -> str:
 
 async def model_name(client: Client, key: Key) -> str:
     """The name of the first model that the Workspace serves. Raises UserError when it serves none."""
-    answer = await client.raw("GET", service_path(key, "/v1/models"))
+    body = await connect.request(client, "GET", service_path(key, "/v1/models"))
     try:
-        return str(msgspec.json.decode(answer.body)["data"][0]["id"])
+        return str(msgspec.json.decode(body)["data"][0]["id"])
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{key.name} does not say which model it serves.", f"Look: kaito logs {key.name}") from error
 

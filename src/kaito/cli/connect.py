@@ -8,6 +8,7 @@ In this order: --kubeconfig, KUBECONFIG, the engine that runs here (`kaito up`),
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,7 @@ from kaito.cli import local, settings
 from kaito.cli.failure import UserError
 from kaito.kube.client import Client
 from kaito.kube.config import ClusterConfig, load_kubeconfig
-from kaito.kube.errors import ApiError, NotFound
+from kaito.kube.errors import ApiError, NotFound, error_from_response
 from kaito.kube.manifest import Manifest
 from kaito.kube.resource import WELL_KNOWN, Resource
 
@@ -54,16 +55,24 @@ async def resource_for(client: Client, manifest: Manifest) -> Resource:
             return known
     group, _, version = api_version.rpartition("/")
     try:
-        answer = await client.raw("GET", f"/apis/{group}/{version}" if group else f"/api/{version}")
+        body = await request(client, "GET", f"/apis/{group}/{version}" if group else f"/api/{version}")
     except NotFound:
-        answer = None
-    served = msgspec.json.decode(answer.body).get("resources", []) if answer and answer.status == 200 else []
+        body = b"{}"
+    served = msgspec.json.decode(body).get("resources", [])
     for entry in served:
         if entry["kind"] == kind and "/" not in entry["name"]:
             return Resource(group, version, entry["name"], kind, entry["namespaced"])
     raise UserError(
         f"The cluster does not know {kind} in {api_version}.", "Is the kaito operator (kaito up) running there?"
     )
+
+
+async def request(client: Client, method: str, path: str, **rest: Any) -> bytes:
+    """The body of a successful answer. Raises ApiError for any other."""
+    answer = await client.raw(method, path, **rest)
+    if answer.status >= 400:
+        raise error_from_response(answer.status, answer.body)
+    return answer.body
 
 
 def explain(error: ApiError) -> UserError:

@@ -144,6 +144,7 @@ def operator_command(options: Options) -> list[str]:
     argv = [
         sys.executable, "-m", "kaito.operator", "--kubeconfig", str(options.kubeconfig), "--provisioner", "local",
         "--install-crds", "--webhook-port", "0", "--webhook-url-host", "127.0.0.1",
+        "--weights-cache", str(options.data_dir / "weights"),
         "--runtime-image", RUNTIME_IMAGE, "--default-runtime", default_runtime(options.runtime),
     ]  # fmt: skip
     if options.weights:

@@ -28,6 +28,8 @@ RESTART_AFTER_S = (0.2, 1.0, 3.0, 10.0)
 """Pause before the first, second, ... restart in a row; the last one repeats."""
 STEADY_AFTER_S = 30.0
 """A child that ran this long starts again with the shortest pause."""
+STOP_SIGNAL = {"operator": signal.SIGTERM, "engine": signal.SIGQUIT}
+"""The engine leaves its pods running on SIGTERM, as a kubelet does, and ends them on SIGQUIT."""
 STOP_S = {"operator": 5.0, "engine": 45.0}
 """How long a child may take to stop; the engine ends its pods first, each with its grace period."""
 PR_SET_PDEATHSIG = 1
@@ -76,12 +78,12 @@ class Child:
             await asyncio.sleep(pause)
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL when that is not heard in time."""
+        """Ask it to end, and kill it when that is not heard in time."""
         self.stopping = True
         if self.process is None or self.process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
+            self.process.send_signal(STOP_SIGNAL[self.name])
         try:
             await asyncio.wait_for(self.process.wait(), STOP_S[self.name])
         except TimeoutError:

@@ -122,7 +122,8 @@ class Addresses:
             elif self._ports.get(wanted, owner) != owner:
                 errors.append(invalid(f"spec.ports[{index}].nodePort", wanted, "provided port is already allocated"))
             elif wanted not in NODE_PORTS:
-                text = f"provided port is not in the valid range. The range of valid ports is {NODE_PORTS[0]}-{NODE_PORTS[-1]}"
+                valid = f"{NODE_PORTS[0]}-{NODE_PORTS[-1]}"
+                text = f"provided port is not in the valid range. The range of valid ports is {valid}"
                 errors.append(invalid(f"spec.ports[{index}].nodePort", wanted, text))
             result.append({**port, "nodePort": wanted})
         return result

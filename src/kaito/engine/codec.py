@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes to objects and back: JSON and YAML bodies, duplicate keys, and the stored form.
 
-The stored form starts with kind and apiVersion, so that list items of the built-in kinds, which go without, are a slice.
+The stored form starts with kind and apiVersion, so that list items of the built-in kinds, which go without, are a
+slice.
 Pure.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from kaito.engine import protobuf
 from kaito.engine.kinds import Kind
 from kaito.engine.status import StatusError, bad_request, unsupported_media_type
 from kaito.kube.manifest import Manifest
@@ -58,10 +60,15 @@ def media_type(header: str) -> str:
 
 
 def decode_body(body: bytes, content_type: str) -> Decoded:
-    """A request body of any type that objects come in. Raises StatusError 415 or a ValueError that says what is wrong."""
+    """A request body of any type that objects come in. Raises StatusError 415, or ValueError with what is wrong."""
     kind = media_type(content_type)
     if kind in YAML_TYPES:
         return decode_yaml(body)
+    if kind == protobuf.MEDIA_TYPE:
+        try:
+            return Decoded(protobuf.decode(body))
+        except LookupError:
+            raise unsupported_media_type("this server reads protobuf of a few kinds only: send JSON") from None
     if kind not in JSON_TYPES:
         raise unsupported_media_type(
             f"the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serving the OpenAPI documents, encoded once for each state of the served kinds.
 
-What is in them is `kaito.engine.openapi`'s business. They are made when somebody asks: kubectl does, controllers do not.
+What is in them is `kaito.engine.openapi`'s business. They are made when somebody asks: kubectl does,
+controllers do not.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 """The store's journal in an SQLite file, and the lock that keeps a second engine away from it.
 
 Write-ahead log with `synchronous=NORMAL`: each write is its own committed transaction, handed to the operating system
-before the caller goes on, so a killed process loses nothing. The file is flushed to the disk at checkpoints only: a power
-cut may take the last writes, never the file's consistency. `synchronous=FULL` closes that gap for an fsync a write.
+before the caller goes on, so a killed process loses nothing. The file is flushed to the disk at checkpoints only: a
+power cut may take the last writes, never the file's consistency. `synchronous=FULL` closes that gap at the cost of an
+fsync a write.
 Checkpoints run in a thread of their own with their own connection, so no request waits for the disk.
 """
 

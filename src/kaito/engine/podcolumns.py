@@ -32,7 +32,8 @@ def _counted(pod: Manifest) -> list[Manifest]:
 
 def _ready(pod: Manifest, now: datetime) -> str:
     wanted = len(pod["spec"].get("containers") or []) + len(_sidecars(pod))
-    return f"{sum(1 for status in _counted(pod) if status.get('ready') and 'running' in (status.get('state') or {}))}/{wanted}"
+    ready = [s for s in _counted(pod) if s.get("ready") and "running" in (s.get("state") or {})]
+    return f"{len(ready)}/{wanted}"
 
 
 def _restarts(pod: Manifest, now: datetime) -> str:

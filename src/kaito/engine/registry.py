@@ -212,7 +212,7 @@ class Registry:
     ) -> Manifest:
         """Change an object. `owners_set`: the change tracked field owners itself (server-side apply).
 
-        Raises StatusError; a conflict with a writer that came between is tried again, since `change` sees the new state.
+        Raises StatusError. When another writer came between, `change` is asked again with the new state.
         """
         for _ in range(ATTEMPTS):
             record = self.record(kind, namespace, name)
@@ -302,7 +302,6 @@ class Registry:
     def _stored(self, kind: Kind, namespace: str, obj: Manifest, ctx: WriteContext) -> Manifest:
         stored_kind = self.strategies.storage_kind(kind)
         if ctx.dry_run:
-            obj["metadata"].pop("resourceVersion", None)
             return obj
         stored = self.strategies.of(stored_kind).stored(obj)
 
@@ -409,7 +408,7 @@ def _untimed(obj: Manifest) -> list[Manifest]:
 
 
 def _check_identity(kind: Kind, live: Manifest, wanted: Manifest) -> None:
-    """Raises StatusError 409 when the wanted object was made from another state, or another object, than the live one."""
+    """Raises StatusError 409 when the wanted object was made from another state than the live one."""
     old, meta = live["metadata"], wanted["metadata"]
     name, version = old["name"], meta.get("resourceVersion")
     if version and version != "0" and version != old["resourceVersion"]:

@@ -33,9 +33,19 @@ from kaito.kube.clock import Clock
 from kaito.kube.manifest import Manifest
 
 CREATED_BY_PUT = frozenset(
-    ("leases.coordination.k8s.io", "nodes", "events", "endpoints", "limitranges", "roles.rbac.authorization.k8s.io")
-    + ("rolebindings.rbac.authorization.k8s.io", "clusterroles.rbac.authorization.k8s.io")
-    + ("clusterrolebindings.rbac.authorization.k8s.io", "services", "runtimeclasses.node.k8s.io")
+    (
+        "leases.coordination.k8s.io",
+        "nodes",
+        "events",
+        "endpoints",
+        "limitranges",
+        "roles.rbac.authorization.k8s.io",
+        "rolebindings.rbac.authorization.k8s.io",
+        "clusterroles.rbac.authorization.k8s.io",
+        "clusterrolebindings.rbac.authorization.k8s.io",
+        "services",
+        "runtimeclasses.node.k8s.io",
+    )
 )
 """Kinds whose PUT creates what is not there (AllowCreateOnUpdate)."""
 
@@ -243,11 +253,11 @@ class Resources:
         ctx = write_context(request, self._clock.now(), "UpdateOptions")
         obj = self.body(request, kind, ctx)
         check_named(obj, target.namespace, target.name)
-        if self._registry.store.get(kind.collection, target.namespace, target.name) is None:
-            if kind.qualified in CREATED_BY_PUT and not obj["metadata"].get("uid"):
-                obj["metadata"].pop("resourceVersion", None)
-                created = await self._registry.create(kind, target.namespace, obj, ctx)
-                return self.show_object(created, kind, form, request, status=201)
+        missing = self._registry.store.get(kind.collection, target.namespace, target.name) is None
+        if missing and kind.qualified in CREATED_BY_PUT and not obj["metadata"].get("uid"):
+            obj["metadata"].pop("resourceVersion", None)
+            created = await self._registry.create(kind, target.namespace, obj, ctx)
+            return self.show_object(created, kind, form, request, status=201)
         replaced = await self._registry.update(kind, target.namespace, target.name, replacement(obj, kind), ctx)
         return self.show_object(replaced, kind, form, request)
 

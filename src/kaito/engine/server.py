@@ -14,6 +14,8 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any, Protocol
 
+import msgspec
+
 from kaito.engine import discovery
 from kaito.engine.auth import Authenticator, Refused, impersonated
 from kaito.engine.documents import Documents
@@ -141,7 +143,7 @@ class Server:
             case []:
                 return json_response(discovery.root_paths(self._kinds))
             case ["version"]:
-                return json_response(discovery.VERSION)
+                return Response(200, msgspec.json.format(msgspec.json.encode(discovery.VERSION), indent=2))
             case ["openapi", *rest]:
                 return self._documents.serve(request, rest)
             case ["api" | "apis", *rest] if len(rest) < 3:

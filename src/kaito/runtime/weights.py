@@ -109,11 +109,10 @@ async def resolve(source: ModelSource, settings: Settings) -> Weights:
     trouble = "the hub was not asked (offline)" if source.offline else await ask_hub(source, settings)
     if trouble is None:
         return Weights(source.id, local=False, download_dir=download_dir, revision=source.revision)
-    looked = ", ".join(str(folder) for folder in [*folders, download_dir])
     detail = "; ".join([*problems, trouble])
     raise Failed(
         REASON_WEIGHTS_NOT_FOUND,
-        f"No weights of {source.id}: looked in {looked}; {detail}.",
+        f"No weights of {source.id} in {len(folders)} local folders, and {detail}.",
         next_step(source, refused="refuses" in trouble),
     )
 

@@ -122,5 +122,5 @@ def test_a_bad_file_is_one_sentence_with_entry_and_field(tmp_path: Path, text: s
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ImageFileError, match="none.yaml: cannot be read"):
+    with pytest.raises(ImageFileError, match=r"none\.yaml: cannot be read"):
         read_images(tmp_path / "none.yaml")
