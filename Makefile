@@ -15,7 +15,7 @@ $(VENV)/.base: pyproject.toml requirements/lock.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "kaito needs Python 3.11 or later; say which one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Installing kaito into $(VENV) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) -e '.[cli,dev]'
 	@touch $@
 
@@ -53,8 +53,9 @@ e2e: tools $(VENV)/.vllm ## kubectl, both model servers, the demo model
 bench: tools $(VENV)/.vllm ## Measure, and write benchmarks/README.md's table
 	@$(BIN)/python -m benchmarks.run
 
-generate: $(VENV)/.base ## Write what is generated from code: the CRD
+generate: $(VENV)/.base ## Write what is generated from code: the CRD and its reference
 	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml
+	@$(BIN)/python -m kaito.api.reference > docs/reference/workspace.md
 
 lock: $(VENV)/.vllm ## Write down the installed versions
 	@{ sed -n '/^#/p' requirements/lock.txt; $(BIN)/pip freeze --exclude-editable \

@@ -30,8 +30,10 @@ class Idle:
     """What was seen while nothing happened."""
 
     seconds_to_ready: float
-    cpu_percent: float
+    operator_cpu_percent: float
     """Of one core, over the measured time."""
+    engine_cpu_percent: float
+    """The same of the engine, which keeps the nodes' leases and the watches' bookmarks going."""
     writes: int
     """Objects of any kind that the operator could write whose resourceVersion moved, appeared or went."""
 
@@ -46,16 +48,22 @@ async def measure(folder: Path, *, workspaces: int, seconds: float) -> Idle:
             async with Client(load_kubeconfig(engine.kubeconfig)) as client:
                 took = await make_ready(client, workspaces)
                 await asyncio.sleep(SETTLE_S)
-                before, process = await versions(client), psutil.Process(operator.pid)
-                spent = process.cpu_times()
+                before, spent = await versions(client), cpu_seconds(operator.pid)
+                engine_spent = cpu_seconds(engine.pid)
                 await asyncio.sleep(seconds)
-                after, spent_then = await versions(client), process.cpu_times()
+                engine_s, operator_s = cpu_seconds(engine.pid) - engine_spent, cpu_seconds(operator.pid) - spent
+                after = await versions(client)
         finally:
             operator.terminate()
             await operator.wait()
             log.close()
-    cpu_s = (spent_then.user + spent_then.system) - (spent.user + spent.system)
-    return Idle(took, 100 * cpu_s / seconds, len(before ^ after))
+    return Idle(took, 100 * operator_s / seconds, 100 * engine_s / seconds, len(before ^ after))
+
+
+def cpu_seconds(pid: int) -> float:
+    """What the process has used so far."""
+    spent = psutil.Process(pid).cpu_times()
+    return float(spent.user + spent.system)
 
 
 def operator_command(kubeconfig: Path) -> list[str]:

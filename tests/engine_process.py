@@ -27,6 +27,9 @@ def free_port() -> int:
 class EngineProcess:
     """`python -m kaito.engine` as a context manager."""
 
+    prefix: tuple[str, ...] = ()
+    """A command that runs the engine in its own way, e.g. with fewer rights."""
+
     def __init__(self, folder: Path, *arguments: str, port: int | None = None) -> None:
         self.folder = folder
         self.arguments = arguments
@@ -41,7 +44,7 @@ class EngineProcess:
         began = time.monotonic()
         self.kubeconfig.unlink(missing_ok=True)
         argv = [
-            sys.executable, "-m", "kaito.engine", "--data-dir", str(self.folder / "data"), "--port", str(self.port),
+            *self.prefix, sys.executable, "-m", "kaito.engine", "--data-dir", str(self.folder / "data"), "--port", str(self.port),
             "--kubeconfig", str(self.kubeconfig), *self.arguments,
         ]  # fmt: skip
         with self.log.open("ab") as log:
@@ -51,6 +54,12 @@ class EngineProcess:
                 raise AssertionError(f"the engine did not start:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.02)
         return time.monotonic() - began
+
+    @property
+    def pid(self) -> int:
+        """The process that runs now."""
+        assert self.process is not None
+        return self.process.pid
 
     def _answers(self) -> bool:
         try:

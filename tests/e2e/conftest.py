@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,10 +20,15 @@ STAND_INS = ("microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-inst
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder with the demo model in it."""
+    """A cache folder with the demo model in it: copied from KAITO_TEST_WEIGHTS, or built, which takes a minute."""
     folder = tmp_path_factory.mktemp("cache")
-    argv = [sys.executable, "-m", "kaito.runtime", "demo-model", "--out", str(folder / "kaito" / "models")]
-    subprocess.run(argv, check=True, capture_output=True, timeout=300)
+    models = folder / "kaito" / "models"
+    given = os.environ.get("KAITO_TEST_WEIGHTS")
+    if given:
+        shutil.copytree(given, models)
+    else:
+        argv = [sys.executable, "-m", "kaito.runtime", "demo-model", "--out", str(models)]
+        subprocess.run(argv, check=True, capture_output=True, timeout=300)
     return folder
 
 
@@ -35,9 +41,9 @@ def weights(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def machine(cache: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine that is up; nothing of it is left behind."""
+    """A machine that is up, for all tests that do not break it; nothing of it is left behind."""
     folder = tmp_path_factory.mktemp("machine")
     found = Machine(folder, "--weights", str(weights), cache=cache)
     found.up()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -85,8 +86,21 @@ class Machine:
         return found
 
     def kill(self, which: str) -> None:
-        """kill -9 of the supervisor, the engine or the operator."""
-        os.kill(self.state()[which]["pid"], signal.SIGKILL)
+        """kill -9 of the supervisor, the engine or the operator; one that is just dead is fine."""
+        process = self.state()[which]
+        if process is not None:
+            kill_9(process["pid"])
+
+    def kill_everything(self) -> None:
+        """kill -9 of every process of this machine, pods included."""
+        for pid in pids_below(self.folder, ""):
+            kill_9(pid)
+
+
+def kill_9(pid: int) -> None:
+    """SIGKILL; a process that is gone already is fine."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def eventually(check: Callable[[], bool], *, within: float, what: str) -> None:
@@ -98,14 +112,27 @@ def eventually(check: Callable[[], bool], *, within: float, what: str) -> None:
 
 
 def processes_below(folder: Path) -> list[str]:
-    """Command lines of running processes that mention the folder: what a test must not leave behind."""
+    """Command lines of running processes that mention the folder, there or in their environment: what a test must not
+    leave behind.
+    """
+    return [line for _, line in _processes_of(folder)]
+
+
+def pids_below(folder: Path, *words: str) -> list[int]:
+    """The same processes by number, those whose command line holds one of the words."""
+    return [pid for pid, line in _processes_of(folder) if any(word in line for word in words)]
+
+
+def _processes_of(folder: Path) -> list[tuple[int, str]]:
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if str(folder) in line:
-                found.append(line)
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = (entry / "environ").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if line and str(folder) in line + environment:
+            found.append((int(entry.name), line))
     return found

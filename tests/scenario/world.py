@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kaito.kube.manifest import Key, Manifest, controller_of, has_labels, is_deleting, key_of
-from kaito.kube.plan import Controller, Event, Plan
+from kaito.kube.manifest import Key, Manifest, controller_of, has_labels, is_deleting, key_of, rfc3339
+from kaito.kube.plan import Controller, Event, Plan, Reader, RetryLater
 from kaito.kube.resource import PODS, STATEFUL_SETS, WELL_KNOWN, Resource, resource_of
 
 Kubelet = Callable[[Manifest], Manifest]
@@ -28,6 +28,9 @@ class World:
         self.objects: dict[Resource, dict[Key, Manifest]] = {}
         self.applied: dict[tuple[Resource, Key], Manifest] = {}
         self.events: list[Event] = []
+        self.absent: set[Resource] = set()
+        self.others: list[Callable[[], int]] = []
+        """Who else moves things in each step, such as a cloud; each says how many."""
         self.writes = 0
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self._versions = 100
@@ -36,6 +39,9 @@ class World:
 
     def get(self, resource: Resource, name: str, namespace: str = "") -> Manifest | None:
         return self.objects.get(resource, {}).get(Key(namespace, name))
+
+    def serves(self, resource: Resource) -> bool:
+        return resource not in self.absent
 
     def owned_by(self, resource: Resource, uid: str) -> list[Manifest]:
         return [obj for obj in self.list(resource) if (controller_of(obj) or {}).get("uid") == uid]
@@ -51,6 +57,8 @@ class World:
         resource = resource_of(obj, self.known)
         key = key_of(obj)
         before = self.objects.setdefault(resource, {}).get(key)
+        made = rfc3339(self.now) if before is None else before["metadata"]["creationTimestamp"]
+        obj = {**obj, "metadata": {"creationTimestamp": made, **obj["metadata"]}}
         if before is not None and _without_version(before) == _without_version(obj):
             return False
         self._versions += 1
@@ -94,9 +102,12 @@ class World:
     def carry_out(self, plan: Plan, resource: Resource, key: Key) -> None:
         """Do what the plan says, in its order, as an API server would."""
         for patch in plan.patches:
-            current = self.objects[patch.resource][patch.key]
+            current = self.objects[patch.resource].get(patch.key)
+            if current is None:
+                continue
             version = patch.body.get("metadata", {}).get("resourceVersion")
-            assert version in (None, current["metadata"]["resourceVersion"]), "conflict"
+            if version not in (None, current["metadata"]["resourceVersion"]):
+                raise RetryLater("conflict")
             self._count(self.put(_patched(current, patch.body)))
         for manifest in plan.apply:
             self._apply(manifest)
@@ -105,7 +116,9 @@ class World:
             if found is None:
                 self._count(self.put(create.manifest))
         for deletion in plan.delete:
-            self.delete(deletion.resource, deletion.key)
+            target = self.objects.get(deletion.resource, {}).get(deletion.key)
+            if target is not None and deletion.uid in (None, target["metadata"]["uid"]):
+                self.delete(deletion.resource, deletion.key)
         if plan.status is not None and key in self.objects.get(resource, {}):
             self._count(self.put({**self.objects[resource][key], "status": plan.status}))
         self.events.extend(plan.events)
@@ -120,11 +133,11 @@ class World:
     def _count(self, changed: bool) -> None:
         self.writes += changed
 
-    def reconcile(self, controller: Controller[Any]) -> int:
+    def reconcile(self, controller: Controller[Any], reader: Reader | None = None) -> int:
         """Observe, plan and carry out once for each object of the controller; the number of writes."""
         before = self.writes
         for obj in self.list(controller.resource):
-            observed = controller.observe(self, key_of(obj))
+            observed = controller.observe(reader or self, key_of(obj))
             if observed is not None:
                 self.carry_out(controller.plan(observed, self.now), controller.resource, key_of(obj))
         return self.writes - before
@@ -134,7 +147,7 @@ class World:
         for step in range(1, steps + 1):
             self.now += timedelta(seconds=1)
             changed = self.reconcile(controller)
-            moved = self.move(kubelet)
+            moved = self.move(kubelet) + sum(other() for other in self.others)
             if not changed and not moved:
                 return step
         raise AssertionError(f"the world still moves after {steps} steps")

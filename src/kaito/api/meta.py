@@ -58,6 +58,8 @@ class ApiModel(BaseModel):
         populate_by_name=True,
         use_attribute_docstrings=True,
         protected_namespaces=(),
+        # Many programs only need a kind's name: its validator is made with the first object.
+        defer_build=True,
     )
 
     @model_validator(mode="before")

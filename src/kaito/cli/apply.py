@@ -8,7 +8,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -38,12 +38,21 @@ def manifests(source: str) -> list[Manifest]:
         if not path.exists():
             raise UserError(f"{source} does not exist.", "Check the path given with -f.")
         files = sorted(f for f in path.iterdir() if f.suffix in {".yaml", ".yml", ".json"}) if path.is_dir() else [path]
-        found = [manifest for file in files for manifest in _parse(file.read_text(), str(file))]
+        found = [manifest for file in files for manifest in _parse(_read(file), str(file))]
     if not found:
         raise UserError(
             f"There is no object in {source}.", "A manifest has at least apiVersion, kind and metadata.name."
         )
     return found
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not text in UTF-8.", "Check the path given with -f.") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.", "Check the path given with -f.") from error
 
 
 def _parse(text: str, where: str) -> Iterator[Manifest]:
@@ -56,17 +65,28 @@ def _parse(text: str, where: str) -> Iterator[Manifest]:
             f"{where} is no valid YAML{line}: {getattr(error, 'problem', error)}.", "Correct it."
         ) from error
     for document in documents:
-        if document is None:
-            continue
-        for needed in ("apiVersion", "kind"):
-            if not isinstance(document, dict) or not isinstance(document.get(needed), str):
-                raise UserError(f"{where} holds something without {needed}.", "Every object needs apiVersion and kind.")
-        if document["kind"] == "List":
-            yield from document.get("items") or []
-            continue
-        if not isinstance(document.get("metadata"), dict) or not document["metadata"].get("name"):
-            raise UserError(f"{where} holds a {document['kind']} without metadata.name.", "Give it a name.")
-        yield document
+        if document is not None:
+            yield from _objects(document, where)
+
+
+def _objects(document: Any, where: str) -> Iterator[Manifest]:
+    """The object, or those of a List. Raises UserError for what is no object."""
+    for needed in ("apiVersion", "kind"):
+        if not isinstance(document, dict) or not isinstance(document.get(needed), str):
+            raise UserError(f"{where} holds something without {needed}.", "Every object needs apiVersion and kind.")
+    if document["kind"] == "List":
+        items = document.get("items") or []
+        if not isinstance(items, list):
+            raise UserError(f"{where} holds a List whose items are no list.", "Write items as a YAML list.")
+        for item in items:
+            yield from _objects(item, where)
+        return
+    meta = document.get("metadata")
+    if not isinstance(meta, dict) or not isinstance(meta.get("name"), str) or not meta["name"]:
+        raise UserError(
+            f"{where} holds a {document['kind']} without metadata.name.", "Give it a name, in quotes if it is a number."
+        )
+    yield document
 
 
 def apply(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sys
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -41,10 +43,12 @@ async def _chat(key: Key, question: str | None, max_tokens: int, kubeconfig: Kub
     async with Client(connect.cluster(kubeconfig)) as client:
         why = phases.trouble(await client.get(WORKSPACES, key.name, key.namespace))
         if why is not None:
-            raise UserError(f"{key.name} is not Ready: {why.message}", f"Watch it: kaito get {key.name}")
+            raise UserError(f"{key.name} is not Ready: {why.message}", f"Watch it: kaito get {key.name} --watch")
         model = await model_name(client, key)
         messages: list[Message] = []
-        while (asked := question or await asyncio.to_thread(read_question)) is not None:
+        if question is None and sys.stdin.isatty():
+            print(f"{model} answers. An empty line ends the conversation.")
+        while (asked := question or read_question()) is not None:
             messages.append({"role": "user", "content": asked})
             said = ""
             async for piece in answer(client, key, model=model, messages=messages, max_tokens=max_tokens):
@@ -57,11 +61,18 @@ async def _chat(key: Key, question: str | None, max_tokens: int, kubeconfig: Kub
 
 
 def read_question() -> str | None:
-    """The next line that the user types, or None at the end (Ctrl-D, an empty line)."""
+    """The next line that the user types, or None at the end (Ctrl-D, Ctrl-C, an empty line).
+
+    Blocks the event loop, which has nothing else to do; a thread that waits for input cannot be interrupted.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return input("> ").strip() or None
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
+        print()
         return None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def service_path(key: Key, path: str) -> str:

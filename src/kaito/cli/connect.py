@@ -16,7 +16,7 @@ from kaito.cli import local, settings
 from kaito.cli.failure import UserError
 from kaito.kube.client import Client
 from kaito.kube.config import ClusterConfig, load_kubeconfig
-from kaito.kube.errors import ApiError, NotFound, error_from_response
+from kaito.kube.errors import NotFound, error_from_response
 from kaito.kube.manifest import Manifest
 from kaito.kube.resource import WELL_KNOWN, Resource
 
@@ -73,15 +73,3 @@ async def request(client: Client, method: str, path: str, **rest: Any) -> bytes:
     if answer.status >= 400:
         raise error_from_response(answer.status, answer.body)
     return answer.body
-
-
-def explain(error: ApiError) -> UserError:
-    """The server's refusal as a sentence and a next step."""
-    steps = {
-        401: "The kubeconfig's credentials are not accepted; are they of an older engine? Run: kaito up",
-        403: "Ask for the permission, or use another kubeconfig.",
-        404: "List what is there with: kaito get",
-        422: "Correct the field and apply again; nothing was changed.",
-        400: "Correct the manifest and apply again; nothing was changed.",
-    }
-    return UserError(error.message.rstrip(".") + ".", steps.get(error.status, "Is the cluster running? kaito up"))

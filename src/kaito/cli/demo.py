@@ -8,10 +8,14 @@ Does nothing that a user could not type: builds the demo model, `kaito up`, appl
 from __future__ import annotations
 
 import asyncio
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,16 +25,18 @@ from rich.console import Console
 from kaito.api import names
 from kaito.cli import apply, chat, machine, settings, wait
 from kaito.cli.failure import UserError
+from kaito.cli.supervisor import follow_parent
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
 from kaito.kube.manifest import Key, Manifest
 
 READY_WITHIN_S = 300.0
+TO_LOOK_AROUND = "All is stopped again. To look around: kaito up --detach, apply the Workspace, kaito logs demo"
 WORKSPACE: Manifest = {
     "apiVersion": "kaito.sh/v1beta1",
     "kind": "Workspace",
     "metadata": {"name": "demo"},
-    "resource": {"labelSelector": {"matchLabels": {"app": "demo"}}},
+    "resource": {"labelSelector": {"matchLabels": {"apps": "demo"}}},
     "inference": {"preset": {"name": "kaito-demo"}},
 }
 """The same as examples/quickstart.yaml (a test compares), so that an installed kaito needs no checkout."""
@@ -53,21 +59,33 @@ def demo(
             console.print(f"Engine and operator up     {running.seconds:6.1f} s", highlight=False)
             asyncio.run(serve_and_ask(console, running.kubeconfig, runtime, question))
         finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the folder goes only when everything in it has ended
             with console.status("Cleaning up ..."):
                 machine.stop(env.data_dir)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     console.print("\nEverything is stopped again. To keep it running:\n", highlight=False)
-    console.print("  kaito up --detach                         # prints an export KUBECONFIG line", highlight=False)
-    console.print("  kubectl apply -f examples/quickstart.yaml", highlight=False)
+    if shutil.which("kaito") is None:
+        activate = Path(sys.executable).parent / "activate"
+        console.print(f"  source {shlex.quote(str(activate))}", soft_wrap=True, highlight=False)
+    console.print("  kaito up --detach", highlight=False)
+    console.print("  kaito apply -f examples/quickstart.yaml --wait", highlight=False)
     console.print("  kaito chat demo", highlight=False)
+    console.print("  kaito down", highlight=False)
 
 
 def build_model(console: Console, folder: Path) -> None:
     """Make the demo model below the folder unless it is there. Raises UserError when that fails."""
     began = time.monotonic()
     argv = [sys.executable, "-m", "kaito.runtime", "demo-model", "--out", str(folder)]
-    if subprocess.run(argv, check=False).returncode != 0:
+    with subprocess.Popen(argv, start_new_session=True, preexec_fn=partial(follow_parent, signal.SIGTERM)) as build:
+        try:
+            code = build.wait()
+        except BaseException:
+            build.terminate()  # it removes what is half made
+            raise
+    if code != 0:
         raise UserError("The demo model could not be built.", "Its training needs: pip install 'kaito[transformers]'")
-    console.print(f"Demo model there           {time.monotonic() - began:6.1f} s", highlight=False)
+    console.print(f"Demo model ready           {time.monotonic() - began:6.1f} s", highlight=False)
 
 
 async def serve_and_ask(console: Console, kubeconfig: Path, runtime: str, question: str) -> None:
@@ -77,7 +95,10 @@ async def serve_and_ask(console: Console, kubeconfig: Path, runtime: str, questi
         [(key, _)] = await apply.send(client, [workspace], "default")
         console.print(f"Workspace {key.name} applied; its phases:", highlight=False)
         began = time.monotonic()
-        await wait.show_phases(console, client, key, timeout_s=READY_WITHIN_S)
+        try:
+            await wait.show_phases(console, client, key, timeout_s=READY_WITHIN_S)
+        except UserError as error:
+            raise UserError(str(error), TO_LOOK_AROUND) from error
         model = await chat.model_name(client, key)
         console.print(f"\n> {question}", style="bold", highlight=False)
         await print_answer(client, key, model, question)

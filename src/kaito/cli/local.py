@@ -8,14 +8,18 @@ agrees with the record, so that a recycled pid is never taken for ours (or kille
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 STATE_FILE = "up.json"
+LOCK_FILE = "up.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,16 @@ class Process:
             return False
         return start_time(self.pid) == self.started
 
+    def send(self, number: signal.Signals) -> None:
+        """Send the signal, if the process still runs."""
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
     def end(self, number: signal.Signals, *, wait_s: float) -> bool:
         """Send the signal and wait; True when the process is gone."""
         deadline = time.monotonic() + wait_s
-        if self.is_alive():
-            os.kill(self.pid, number)
+        self.send(number)
         while self.is_alive():
             if time.monotonic() > deadline:
                 return False
@@ -55,7 +64,7 @@ def start_time(pid: int) -> str:
     """The kernel's start time of a process (proc_pid_stat(5), field 22), or "" without /proc and "gone" for zombies."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except OSError:  # gone: before the file was opened, or (ESRCH) while it was read
         return ""
     return "gone" if fields[0] == "Z" else fields[19]
 
@@ -91,6 +100,15 @@ def save(data_dir: Path, state: State) -> None:
     fresh = data_dir / (STATE_FILE + ".new")
     fresh.write_text(json.dumps(asdict(state), indent=1))
     fresh.replace(data_dir / STATE_FILE)
+
+
+@contextlib.contextmanager
+def alone(data_dir: Path) -> Iterator[None]:
+    """Let one command at a time start or stop this data directory's processes; another one waits for its turn."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / LOCK_FILE).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def forget(data_dir: Path) -> None:

@@ -17,24 +17,32 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import yaml
 
 from kaito.api.meta import WORKSPACES
 from kaito.cli import local, settings
 from kaito.cli.failure import UserError
-from kaito.cli.supervisor import follow_parent
+from kaito.cli.supervisor import HURRY, follow_parent
+from kaito.engine.node.leftovers import end_leftovers
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
 from kaito.kube.errors import ApiError
 from kaito.kube.resource import VALIDATING_WEBHOOKS
 
 RUNTIME_IMAGE = "ghcr.io/kaito-project/kaito-runtime"
-READY_WITHIN_S = 30.0
+CLUSTER_NAME = "kaito"
+"""The only cluster in a kubeconfig that the engine writes."""
+READY_WITHIN_S = 45.0
 DEFAULT_PORT = 6443
+POD_GRACE_S = 10.0
+"""How long a pod that no engine cares for may take to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +70,28 @@ class Up:
 def start(options: Options, *, detach: bool) -> Up:
     """Start engine and operator unless they run already; returns when a Workspace can be applied.
 
-    Raises UserError with the end of the log when they do not come up.
+    Raises UserError with the end of the log when they do not come up; then, and when interrupted, nothing stays.
     """
     began = time.monotonic()
-    state = local.running(options.data_dir)
-    if state is not None:
-        wait_until_ready(options.data_dir, Path(state.kubeconfig), began)
-        return Up(Path(state.kubeconfig), state.server, started_here=False, seconds=time.monotonic() - began)
-    clear_strays(options.data_dir)
-    port = choose_port(options)
-    server = f"https://127.0.0.1:{port}"
-    process = spawn(options, server, port, detach=detach)
-    wait_until_ready(options.data_dir, options.kubeconfig, began, process)
-    return Up(options.kubeconfig, server, started_here=True, seconds=time.monotonic() - began)
+    with local.alone(options.data_dir):
+        state = local.running(options.data_dir)
+        if state is not None:
+            state.supervisor.send(HURRY)
+            wait_until_ready(options.data_dir, Path(state.kubeconfig), began, state.supervisor.is_alive)
+            return Up(Path(state.kubeconfig), state.server, started_here=False, seconds=time.monotonic() - began)
+        clear_strays(options.data_dir)
+        discard_stale(options.kubeconfig)
+        port = choose_port(options)
+        server = f"https://127.0.0.1:{port}"
+        process = spawn(options, server, port, detach=detach)
+        try:
+            wait_until_ready(options.data_dir, options.kubeconfig, began, lambda: process.poll() is None)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            end_rest(options.data_dir)
+            raise
+        return Up(options.kubeconfig, server, started_here=True, seconds=time.monotonic() - began)
 
 
 def clear_strays(data_dir: Path) -> None:
@@ -87,11 +104,31 @@ def clear_strays(data_dir: Path) -> None:
             process.end(signal.SIGKILL, wait_s=5.0)
 
 
+def discard_stale(kubeconfig: Path) -> None:
+    """Remove the kubeconfig of an earlier engine, so that nobody takes it for the one that is about to be written.
+
+    Raises UserError for a file that is not the engine's own: the engine would write over it.
+    """
+    if not kubeconfig.exists():
+        return
+    try:
+        content = yaml.safe_load(kubeconfig.read_text())
+        clusters = [entry["name"] for entry in content["clusters"]] if content else []
+    except (yaml.YAMLError, LookupError, TypeError, ValueError):
+        clusters = ["?"]
+    if clusters not in ([], [CLUSTER_NAME]):
+        raise UserError(
+            f"{kubeconfig} is not a file of kaito's own, and would be overwritten.", "Choose another --kubeconfig."
+        )
+    kubeconfig.unlink()
+
+
 def choose_port(options: Options) -> int:
     """The port asked for, else the one of last time (old kubeconfigs keep working), else 6443 or the next free one."""
     if options.port is not None:
         if not is_free(options.port):
-            raise UserError(f"Port {options.port} is taken.", "Choose another with --port, or leave --port out.")
+            why = "is taken, or needs root" if options.port < 1024 else "is taken"
+            raise UserError(f"Port {options.port} {why}.", "Choose another with --port, or leave --port out.")
         return options.port
     remembered = options.data_dir / "port"
     last = int(remembered.read_text()) if remembered.exists() else DEFAULT_PORT
@@ -176,19 +213,21 @@ def write_images(options: Options) -> Path:
     entries = [entry]
     if options.images is not None:
         try:
-            entries = [*json.loads(options.images.read_text()), entry]
-        except (OSError, ValueError) as error:
-            raise UserError(f"The image map {options.images} cannot be read: {error}.", "It is a JSON list.") from error
+            listed = yaml.safe_load(options.images.read_text())
+            entries = [*(listed["images"] if isinstance(listed, dict) else listed), entry]
+        except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it holds no YAML or JSON list of entries"
+            raise UserError(
+                f"The image map {options.images} cannot be read: {why}.", "docs/engine.md shows the form of an entry."
+            ) from error
     file.write_text(json.dumps(entries, indent=1))
     return file
 
 
-def wait_until_ready(
-    data_dir: Path, kubeconfig: Path, began: float, process: subprocess.Popen[bytes] | None = None
-) -> None:
+def wait_until_ready(data_dir: Path, kubeconfig: Path, began: float, is_alive: Callable[[], bool]) -> None:
     """Return when the engine answers and the operator is there. Raises UserError when that takes too long."""
     while True:
-        if process is not None and process.poll() is not None:
+        if not is_alive():
             raise UserError(
                 f"The engine did not start. {last_line(data_dir)}", f"Read the logs in {data_dir / 'logs'}."
             )
@@ -203,14 +242,28 @@ def wait_until_ready(
 
 
 async def is_serving(kubeconfig: Path) -> bool:
-    """Whether Workspaces are served and admission is in place."""
+    """Whether Workspaces are served and the operator's admission webhook listens.
+
+    The engine keeps the webhook's registration between two runs; so only an open port says that the operator is there.
+    """
     try:
         async with Client(load_kubeconfig(kubeconfig)) as client:
             await client.list_objects(WORKSPACES)
-            hooks, _ = await client.list_objects(VALIDATING_WEBHOOKS)
-            return any((hook["clientConfig"].get("caBundle")) for item in hooks for hook in item.get("webhooks") or [])
+            items, _ = await client.list_objects(VALIDATING_WEBHOOKS)
     except (ApiError, ValueError, OSError):
         return False
+    hooks = [hook["clientConfig"] for item in items for hook in item.get("webhooks") or []]
+    return any(listens(hook["url"]) for hook in hooks if "url" in hook)
+
+
+def listens(url: str) -> bool:
+    """Whether somebody takes connections at the URL's host and port."""
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def last_line(data_dir: Path) -> str:
@@ -225,21 +278,31 @@ def last_line(data_dir: Path) -> str:
 
 def stop(data_dir: Path) -> bool:
     """Stop engine, operator and every pod. Returns False when nothing ran. Raises UserError when it does not end."""
-    state = local.load(data_dir)
-    if state is None:
+    if not data_dir.is_dir():
         return False
-    ran = state.supervisor.is_alive()
-    if not state.supervisor.end(signal.SIGTERM, wait_s=60.0):
-        raise UserError(
-            f"The supervisor (process {state.supervisor.pid}) did not stop within 60 s.", "Try again: kaito down"
-        )
-    for process in (state.operator, state.engine):
-        if process is not None and process.is_alive():
-            ran = True
-            process.end(signal.SIGTERM, wait_s=45.0)
-            process.end(signal.SIGKILL, wait_s=5.0)
+    with local.alone(data_dir):
+        state = local.load(data_dir)
+        ran = False
+        if state is not None:
+            ran = state.supervisor.is_alive()
+            if not state.supervisor.end(signal.SIGTERM, wait_s=60.0):
+                raise UserError(
+                    f"The supervisor (process {state.supervisor.pid}) did not stop within 60 s.",
+                    "Try again: kaito down",
+                )
+        return end_rest(data_dir) or ran
+
+
+def end_rest(data_dir: Path) -> bool:
+    """End what a killed supervisor or engine left behind, pods included. Returns whether there was anything."""
+    state = local.load(data_dir)
+    left = [process for process in (state.operator, state.engine) if process is not None] if state else []
+    alive = [process for process in left if process.is_alive()]
+    for process in alive:
+        process.end(signal.SIGKILL, wait_s=5.0)
+    pods = asyncio.run(end_leftovers(data_dir, POD_GRACE_S))
     local.forget(data_dir)
-    return ran
+    return bool(alive) or pods > 0
 
 
 def options_from(

@@ -5,38 +5,60 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from kaito.cli import apply, chat, connect, demo, get, logs, up
+from kaito.cli import apply, chat, demo, get, logs, terminal, up
+from kaito.cli.explain import explain
 from kaito.cli.failure import UserError
 from kaito.kube.errors import ApiError
+
+
+def print_version(asked: bool) -> None:
+    """Print the installed version and end."""
+    if asked:
+        print(f"kaito {metadata.version('kaito')}")
+        raise typer.Exit
 
 
 def application() -> typer.Typer:
     """The command group."""
     app = typer.Typer(
         name="kaito",
-        help="Run AI models from one manifest: on this machine, or on any Kubernetes.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
     )
     for command in (up.up, up.down, apply.apply, get.get, logs.logs, chat.chat, apply.delete, demo.demo):
         app.command(command.__name__)(command)
+    app.callback()(top)
     return app
+
+
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=print_version)
+    ] = False,
+) -> None:
+    """Run AI models from one manifest: on this machine, or on any Kubernetes."""
 
 
 def main() -> None:
     """Run the command line; errors become one sentence and a next step on standard error."""
+    terminal.end_in_order()
     try:
         application()()
+    except BrokenPipeError:  # the reader, head for instance, has seen enough
+        terminal.let_go()
+        sys.exit(141)
     except (UserError, ApiError, ValueError, OSError) as error:
-        shown = connect.explain(error) if isinstance(error, ApiError) else error
+        shown = explain(error)
         console = Console(stderr=True)
         console.print(f"Error: {shown}", style="red", soft_wrap=True, highlight=False, markup=False)
-        if isinstance(shown, UserError) and shown.next_step:
+        if shown.next_step:
             console.print(shown.next_step, soft_wrap=True, highlight=False, markup=False)
         sys.exit(1)
     except KeyboardInterrupt:

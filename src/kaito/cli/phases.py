@@ -28,6 +28,9 @@ STUCK_REASONS = frozenset(
         names.REASON_ENGINE_MISSING,
         names.REASON_ENGINE_FAILED,
         names.REASON_IMAGE_PULL,
+        names.REASON_CRASH_LOOP,
+        names.REASON_OOM_KILLED,
+        names.REASON_NAME_TAKEN,
     }
 )
 """Reasons that do not go away by waiting: the user must do something."""

@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,9 @@ STOP_SIGNAL = {"operator": signal.SIGTERM, "engine": signal.SIGQUIT}
 """The engine leaves its pods running on SIGTERM, as a kubelet does, and ends them on SIGQUIT."""
 STOP_S = {"operator": 5.0, "engine": 45.0}
 """How long a child may take to stop; the engine ends its pods first, each with its grace period."""
+POLL_S = 0.05
+HURRY = signal.SIGUSR1
+"""What `kaito up` sends to a supervisor that runs already."""
 PR_SET_PDEATHSIG = 1
 """prctl(2): have the kernel signal us when the parent dies. Linux only."""
 
@@ -50,12 +53,17 @@ class Child:
     argv: list[str]
     log: Path
     on_start: Callable[[str, int], None]
+    after: Callable[[], bool] = lambda: True
+    """What must hold before the first start."""
     process: asyncio.subprocess.Process | None = None
     stopping: bool = False
     attempts: int = field(default=0)
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def keep_running(self) -> None:
         """Start, wait, start again, until `stopping`."""
+        while not self.after():  # noqa: ASYNC110 - a file is looked at, and nothing tells when it changes
+            await asyncio.sleep(POLL_S)
         while not self.stopping:
             began = time.monotonic()
             with self.log.open("ab") as log:
@@ -75,7 +83,13 @@ class Child:
             pause = RESTART_AFTER_S[min(self.attempts, len(RESTART_AFTER_S) - 1)]
             self.attempts += 1
             print(f"{self.name} ended with {code}; starting it again in {pause:g} s", file=sys.stderr, flush=True)
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.hurried.wait(), pause)
+            self.hurried.clear()
+
+    def hurry(self) -> None:
+        """Somebody waits for it: cut the present pause, or the next one, short."""
+        self.hurried.set()
 
     async def stop(self) -> None:
         """Ask it to end, and kill it when that is not heard in time."""
@@ -91,10 +105,23 @@ class Child:
             await self.process.wait()
 
 
+def is_named_in(kubeconfig: Path, server: str) -> bool:
+    """Whether the file is there and names this server: one of an earlier run would lead the operator astray."""
+    try:
+        return server in kubeconfig.read_text()
+    except OSError:
+        return False
+
+
+def hurry(children: Sequence[Child]) -> None:
+    """Start at once what waits for its restart."""
+    for child in children:
+        child.hurry()
+
+
 async def supervise(data_dir: Path, server: str, kubeconfig: Path, engine: list[str], operator: list[str]) -> None:
     """Run both until SIGTERM or SIGINT."""
     state = local.State(local.Process.of(os.getpid()), None, None, server, str(kubeconfig))
-    local.save(data_dir, state)
 
     def started(name: str, pid: int) -> None:
         nonlocal state
@@ -105,11 +132,14 @@ async def supervise(data_dir: Path, server: str, kubeconfig: Path, engine: list[
     logs = data_dir / "logs"
     children = [
         Child("engine", engine, logs / "engine.log", started),
-        Child("operator", operator, logs / "operator.log", started),
+        Child("operator", operator, logs / "operator.log", started, after=partial(is_named_in, kubeconfig, server)),
     ]
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(HURRY, hurry, children)
+    local.save(data_dir, state)  # from now on others may send signals
     tasks = [asyncio.create_task(child.keep_running()) for child in children]
     await stop.wait()
     for child in reversed(children):

@@ -5,24 +5,21 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
-from kaito.api.meta import WORKSPACES
-from kaito.cli import get, machine, settings
+from kaito.cli import layout, live, local, machine, settings, terminal
 from kaito.cli.failure import UserError
 from kaito.cli.options import DataDir
-from kaito.kube.client import Client
-from kaito.kube.config import load_kubeconfig
-from kaito.kube.errors import ApiError
+from kaito.cli.progress import Progress
 
+LOOK_AGAIN_S = 0.5
 KEPT = "Stopped. Your objects are kept; kaito up brings them back."
 
 
@@ -36,8 +33,11 @@ def up(
     runtime: Annotated[
         str, typer.Option(help="Model server when a Workspace names none: auto, vllm, transformers.")
     ] = "auto",
-    port: Annotated[int | None, typer.Option(help="Port of the API server on 127.0.0.1.")] = None,
-    images: Annotated[Path | None, typer.Option(help="JSON list that maps image names to local commands.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of the API server on 127.0.0.1; default 6443, or the next free one."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="YAML or JSON list that maps images to local commands.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when ready, go on in the background.")] = False,
 ) -> None:
     """Start the engine, the operator and a node on this machine."""
@@ -52,42 +52,38 @@ def up(
         running = machine.start(options, detach=detach)
     verb = f"is up after {running.seconds:.1f} s" if running.started_here else "was up already"
     console.print(f"The engine {verb}: {running.server}", highlight=False)
-    console.print(f"\n  export KUBECONFIG={running.kubeconfig}", soft_wrap=True, highlight=False)
+    console.print(f"\n  export KUBECONFIG={shlex.quote(str(running.kubeconfig))}", soft_wrap=True, highlight=False)
     console.print("  kaito apply -f examples/quickstart.yaml     # or: kubectl apply -f ...\n", highlight=False)
     if detach:
         return
-    asyncio.run(watch_until_interrupted(console, running.kubeconfig))
-    if running.started_here:
-        with console.status("Stopping ..."):
-            machine.stop(env.data_dir)
-        console.print(KEPT)
+    try:
+        console.print(f"Ctrl-C {'stops everything' if running.started_here else 'ends this view'}.\n", style="dim")
+        asyncio.run(watch_until_interrupted(console, env.data_dir, running.kubeconfig))
+    finally:
+        if running.started_here:
+            with console.status("Stopping ..."):
+                machine.stop(env.data_dir)
+            console.print(KEPT)
 
 
-async def watch_until_interrupted(console: Console, kubeconfig: Path) -> None:
-    """Show the Workspaces until Ctrl-C, SIGTERM or the end of the terminal."""
+async def watch_until_interrupted(console: Console, data_dir: Path, kubeconfig: Path) -> None:
+    """Show the Workspaces until Ctrl-C, SIGTERM, the end of the terminal, or of what is shown (`kaito down`)."""
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    console.print("Ctrl-C stops everything.", style="dim")
-    with Live(console=console, auto_refresh=False) as live:
-        while not stop.is_set():
-            live.update(await look(kubeconfig), refresh=True)
+
+    def hang_up() -> None:
+        terminal.let_go()
+        stop.set()
+
+    for number, handler in ((signal.SIGINT, stop.set), (signal.SIGTERM, stop.set), (signal.SIGHUP, hang_up)):
+        asyncio.get_running_loop().add_signal_handler(number, handler)
+    seen = Progress()
+    with Live(console=console, auto_refresh=False) as view:
+        while not stop.is_set() and local.running(data_dir) is not None:
+            view.update(await live.look(kubeconfig, seen, layout.width_of(console)), refresh=True)
             try:
-                await asyncio.wait_for(stop.wait(), 1.0)
+                await asyncio.wait_for(stop.wait(), LOOK_AGAIN_S)
             except TimeoutError:
                 continue
-
-
-async def look(kubeconfig: Path) -> RenderableType:
-    """What is shown once a second."""
-    try:
-        async with Client(load_kubeconfig(kubeconfig)) as client:
-            found, _ = await client.list_objects(WORKSPACES)
-    except (ApiError, ValueError, OSError):
-        return Text("The engine is being restarted ...", "yellow")
-    if not found:
-        return Text("No Workspaces yet.", "dim")
-    return get.table(found, datetime.now(UTC), with_namespace=True)
 
 
 def down(data_dir: DataDir = None) -> None:

@@ -9,6 +9,7 @@ too.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -39,6 +40,8 @@ async def run(settings: Settings) -> int:
     received = signal.SIGTERM
     try:
         await engine.start()
+        # What is loaded now stays until the end: full collections, which every request waits for, need not look at it.
+        gc.freeze()
         sys.stderr.write(f"engine ready at {engine.url}; kubeconfig: {settings.kubeconfig_path}\n")
         received = await stopping
     except (AlreadyRunning, CannotListen, ImageFileError) as error:

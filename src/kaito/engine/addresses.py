@@ -61,14 +61,10 @@ class Addresses:
         old = (live or {}).get("spec") or {}
         errors: list[FieldError] = []
         if spec.get("type") == "ExternalName":
-            for field in ("clusterIP", "clusterIPs"):
-                spec.pop(field, None)
             return {**obj, "spec": spec}
         self._allocate_address(spec, old, owner, errors)
         if spec.get("type") in ("NodePort", "LoadBalancer"):
             spec["ports"] = self._with_node_ports(spec.get("ports") or [], old, owner, errors)
-        elif old.get("type") in ("NodePort", "LoadBalancer"):
-            spec["ports"] = [{k: v for k, v in port.items() if k != "nodePort"} for port in spec.get("ports") or []]
         if errors:
             raise invalid_object("", "Service", meta["name"], errors)
         return {**obj, "spec": spec}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from kaito.engine.codec import decode
 from kaito.engine.context import WriteContext
 from kaito.engine.kinds import Kind
+from kaito.engine.quotas import check_quotas
 from kaito.engine.registry import Registry
 from kaito.engine.status import StatusError, forbidden, not_found
 from kaito.engine.webhooks import Webhooks
@@ -50,6 +51,11 @@ class Admission:
                 "field": "metadata.namespace",
             }
             raise forbidden(kind, name, text, causes=[cause])
+
+    def check_room(self, kind: Kind, namespace: str, obj: Manifest) -> None:
+        """Raises StatusError 403 when a quota has no room for a new object."""
+        if kind.namespaced:
+            check_quotas(self._registry, kind, namespace, obj)
 
     def concerns(self, operation: str, kind: Kind, namespace: str, subresource: str) -> bool:
         return self._webhooks.concern(operation, kind, subresource)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -29,8 +30,10 @@ from kaito.engine.journal import DirectoryLock, SqliteJournal
 from kaito.engine.kinds import Kinds
 from kaito.engine.kubeconfig import write_kubeconfig
 from kaito.engine.listener import Listener, listen
+from kaito.engine.node.addresses import service_network
 from kaito.engine.node.agent import NodeAgent
 from kaito.engine.node.images import ImageMap, builtin_images, read_images
+from kaito.engine.node.simulated import SimulatedCapacity, SimulatedNodes
 from kaito.engine.podaccess import PodAccess
 from kaito.engine.rbac import Authorizer
 from kaito.engine.registry import Registry
@@ -63,6 +66,11 @@ class Engine:
         """`environment` is what the node hands on to pods (a few names of it)."""
         self._settings, self._environment = settings, environment
         self._clock = clock or RealClock()
+        self._service_network = (
+            ipaddress.IPv4Network(settings.service_network)
+            if settings.service_network
+            else service_network(settings.data_dir, os.getuid())
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._stack = contextlib.AsyncExitStack()
         self.url = ""
@@ -76,7 +84,7 @@ class Engine:
         self._stack.callback(lock.release)
         socket = listen(settings.host, settings.port)
         port = int(socket.getsockname()[1])
-        kubernetes_ip = str(ipaddress.IPv4Network(settings.service_network)[1])
+        kubernetes_ip = str(self._service_network[1])
         now = self._clock.now()
         hosts = tuple(dict.fromkeys((*HOSTS, settings.host, kubernetes_ip)))
         credentials = load_credentials(settings.data_dir / "pki", hosts, now)
@@ -104,7 +112,7 @@ class Engine:
     async def _compose(self, store: Store, credentials: Credentials) -> Server:
         """The server and everything behind it."""
         clock, kinds = self._clock, Kinds()
-        addresses = Addresses(store, self._settings.service_network)
+        addresses = Addresses(store, str(self._service_network))
         registry = Registry(store, kinds, Strategies(kinds, {"/services": addresses.allocate}))
         caller = Caller(service_resolver(registry))
         self._stack.push_async_callback(caller.close)
@@ -135,7 +143,7 @@ class Engine:
 
     async def _run_clients(self, credentials: Credentials, started: datetime) -> None:
         settings = self._settings
-        if not (settings.controllers or settings.node):
+        if not (settings.controllers or settings.node or settings.simulated_nodes):
             return
         config = ClusterConfig(self.url, ca_pem=credentials.ca_file.read_text(), token=credentials.token)
         if settings.controllers:
@@ -152,6 +160,11 @@ class Engine:
             )
             self._pods.backend = self.agent
             self._spawn(self.agent.run(), "node agent")
+        if settings.simulated_nodes:
+            client = await self._stack.enter_async_context(Client(config, user_agent="kubelet (simulated)"))
+            capacity = SimulatedCapacity(gpus=settings.simulated_gpus)
+            nodes = SimulatedNodes(client, count=settings.simulated_nodes, capacity=capacity, clock=self._clock)
+            self._spawn(nodes.run(), "simulated nodes")
 
     def _run_controllers(self, client: Client, credentials: Credentials, started: datetime) -> None:
         wanted = ControllerSettings(

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
-from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -22,6 +23,7 @@ from kaito.kube.manifest import Manifest
 RELEASE: Final = "v1.36.0"
 _PREFIX: Final = "#/$defs/"
 OBJECT_META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+_DELETE_OPTIONS: Final = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"
 _SCALE: Final = "io.k8s.api.autoscaling.v1.Scale"
 
 _POD: Final[Manifest] = {"metadata": {}, "spec": {"containers": None}}
@@ -78,7 +80,10 @@ _ZERO: Final[Mapping[str, Manifest]] = {
 @cache
 def definitions() -> Mapping[str, Manifest]:
     """All published schemas by definition name, e.g. `io.k8s.api.core.v1.Pod`."""
-    folder = resources.files("kubernetes_validate") / "kubernetes-json-schema" / f"{RELEASE}-local"
+    # Found without importing the package: its validator, which is not used here, takes longer to load than the schemas.
+    spec = find_spec("kubernetes_validate")
+    assert spec is not None and spec.origin is not None
+    folder = Path(spec.origin).parent / "kubernetes-json-schema" / f"{RELEASE}-local"
     document = msgspec.json.decode((folder / "_definitions.json").read_bytes())
     found: dict[str, Manifest] = document["$defs"]
     return found
@@ -111,10 +116,23 @@ def resolve(ref: str) -> Manifest:
     return definitions()[ref.removeprefix(_PREFIX)]
 
 
+def field_description(definition: str, field: str) -> str:
+    """What the published schemas say about a field; nothing for one that they do not have."""
+    schema = definitions().get(definition) or {}
+    return str(((schema.get("properties") or {}).get(field) or {}).get("description", ""))
+
+
 @cache
 def shape_of(api_version: str, kind: str) -> Shape:
     """The kind's shape. Raises KeyError for a kind that is not built in."""
     return Shape({"$ref": _PREFIX + definition_name(api_version, kind)}, resolve)
+
+
+def posted_shape(api_version: str, kind: str) -> Shape:
+    """The shape of any body of Kubernetes' own, options included. Raises KeyError for a kind that is not built in."""
+    if kind == "DeleteOptions":  # one kind that every group has
+        return Shape({"$ref": _PREFIX + _DELETE_OPTIONS}, resolve)
+    return shape_of(api_version, kind)
 
 
 @cache

@@ -10,14 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any, Final, Protocol
-
-import celpy
-from celpy import celtypes
-from celpy.adapter import json_to_cel
-from celpy.celparser import CELParseError
-from celpy.evaluation import CELEvalError
 
 _NAMES_IN_STRINGS: Final = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"")
 _VARIABLE: Final = re.compile(r"(?<![\w.])([A-Za-z_]\w*)(?!\s*[\w(])")
@@ -38,12 +33,20 @@ class Program(Protocol):
         """The value, as a CEL type."""
 
 
+@cache
+def _celpy() -> Any:
+    """cel-python, loaded with the first expression: its parser takes longer to load than the rest of the engine."""
+    import_module("celpy.adapter")
+    return import_module("celpy")
+
+
 @lru_cache(maxsize=1024)
 def _program(expression: str) -> Program:
+    celpy = _celpy()
     environment = celpy.Environment()
     try:
         program: Program = environment.program(environment.compile(expression))
-    except CELParseError as error:
+    except celpy.CELParseError as error:
         raise CelError(
             f"ERROR: <input>:{error.line or 1}:{error.column or 1}: Syntax error: {_reason(error)}"
         ) from None
@@ -68,10 +71,11 @@ def compile_expression(expression: str, variables: Iterable[str]) -> None:
 def evaluate(expression: str, variables: Mapping[str, Any]) -> Any:
     """The expression's value as a plain Python value. Raises CelError."""
     program = _program(expression)
-    context = {name: json_to_cel(value) for name, value in variables.items()}
+    celpy = _celpy()
+    context = {name: celpy.adapter.json_to_cel(value) for name, value in variables.items()}
     try:
         result = program.evaluate(context)
-    except (CELEvalError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (celpy.CELEvalError, KeyError, TypeError, ValueError, IndexError) as error:
         raise CelError(_reason(error)) from None
     if isinstance(result, Exception):
         raise CelError(_reason(result))
@@ -79,6 +83,7 @@ def evaluate(expression: str, variables: Mapping[str, Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    celtypes = _celpy().celtypes
     if isinstance(value, celtypes.BoolType):
         return bool(value)
     if isinstance(value, celtypes.IntType | celtypes.UintType):

@@ -9,12 +9,14 @@ Pure.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import yaml
+from yaml.scanner import ScannerError
 
 from kaito.engine import protobuf
 from kaito.engine.kinds import Kind
@@ -39,8 +41,8 @@ class Decoded:
 
 def encode(obj: Manifest, kind: Kind) -> bytes:
     """The stored form of an object of the kind."""
-    rest = {key: value for key, value in obj.items() if key not in ("kind", "apiVersion")}
-    return _ENCODER.encode({"kind": kind.kind, "apiVersion": obj["apiVersion"], **rest})
+    head = {"kind": kind.kind, "apiVersion": obj["apiVersion"], "metadata": obj["metadata"]}
+    return _ENCODER.encode({**head, **{key: value for key, value in obj.items() if key not in head}})
 
 
 def decode(value: bytes) -> Manifest:
@@ -67,8 +69,10 @@ def decode_body(body: bytes, content_type: str) -> Decoded:
     if kind == protobuf.MEDIA_TYPE:
         try:
             return Decoded(protobuf.decode(body))
-        except LookupError:
-            raise unsupported_media_type("this server reads protobuf of a few kinds only: send JSON") from None
+        except protobuf.UnknownMessage as error:
+            raise unsupported_media_type(
+                f"this server cannot read {error} in protobuf: send it as JSON, for example with kubectl create -f"
+            ) from None
     if kind not in JSON_TYPES:
         raise unsupported_media_type(
             f"the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
@@ -155,6 +159,12 @@ _Loader.yaml_implicit_resolvers = {
 
 def decode_yaml(body: bytes) -> Decoded:
     """The first YAML document. Raises ValueError."""
+    if body.startswith(b"{"):
+        # Most programs send JSON, which is YAML too and read ten times faster as what it is.
+        with contextlib.suppress(ValueError):
+            decoded = decode_json(body)
+            if not decoded.duplicates:
+                return decoded
     loader = _Loader(body)
     duplicates: list[str] = []
     try:
@@ -164,10 +174,20 @@ def decode_yaml(body: bytes) -> Decoded:
         _yaml_duplicates(node, duplicates)
         value = loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise ValueError(f"error converting YAML to JSON: yaml: {' '.join(str(error).split())}") from None
+        raise ValueError(f"error converting YAML to JSON: yaml: {_yaml_problem(error)}") from None
     finally:
         loader.dispose()
     return Decoded(value, duplicates)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Where and what, in the words of Go's parser, which counts lines differently while it still reads characters."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    late = isinstance(error, ScannerError)
+    marks = [mark.line + late for mark in (error.context_mark, error.problem_mark) if mark is not None and mark.line]
+    where = f"line {marks[0]}: " if marks else ""
+    return f"{where}{error.problem or error.context}"
 
 
 def _yaml_duplicates(node: Any, found: list[str]) -> None:

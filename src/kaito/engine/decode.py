@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoding of built-in kinds: what Kubernetes' Go structs do to a JSON document.
 
-Unknown fields and nulls are dropped, quantities are written canonically, and a value of the wrong JSON type is refused
-in the words of Go's decoder (a 400, unlike the 422 of validation).
+Unknown fields and nulls are dropped, and zero values where Go leaves them out; quantities are written canonically, and
+a value of the wrong JSON type is refused in the words of Go's decoder (a 400, unlike the 422 of validation).
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from kaito.engine import builtin
+from kaito.engine.gotypes import NOT_A_STRUCT, is_zero, structs
 from kaito.engine.quantity import QuantityError, canonical
 from kaito.engine.shape import Shape
 from kaito.kube.manifest import Manifest
@@ -78,6 +79,7 @@ class _Decoder:
     def _object(self, value: Manifest, shape: Shape, path: str, struct: str, fields: tuple[str, ...]) -> Manifest:
         if shape.properties:
             struct = shape.name
+        go_struct = structs().get(shape.ref, NOT_A_STRUCT)
         for name in list(value):
             item = value[name]
             below = shape.child(name)
@@ -93,6 +95,11 @@ class _Decoder:
             else:
                 inner = (*fields, name) if shape.properties else fields
                 value[name] = self._value(item, below, at, struct, inner)
+                if name in go_struct.omitted and not below.properties and is_zero(value[name]):
+                    del value[name]
+        if path:  # what an empty object holds at its root is the kind's own business (`builtin.zero`)
+            for name in go_struct.values:
+                value.setdefault(name, {})
         return value
 
     def _scalar(self, value: Any, shape: Shape, struct: str, fields: tuple[str, ...]) -> Any:
@@ -113,7 +120,7 @@ class _Decoder:
             case "quantity" if kind in (int, float, str):
                 return _quantity(value)
             case "time" if kind is str:
-                return _checked_time(value)
+                return _canonical_time(value, is_micro=shape.ref.endswith("MicroTime"))
         raise self._mismatch(value, shape, struct, fields)
 
     def _mismatch(self, value: Any, shape: Shape, struct: str, fields: tuple[str, ...]) -> DecodeError:
@@ -145,13 +152,14 @@ def _checked_bytes(text: str) -> str:
     return text
 
 
-def _checked_time(text: str) -> str:
+def _canonical_time(text: str, *, is_micro: bool) -> str:
+    """The time in UTC, to the second or microsecond, as Go writes it back. Raises DecodeError."""
     if _RFC3339.fullmatch(text):
         try:
-            datetime.fromisoformat(text)
-        except ValueError:
+            moment = datetime.fromisoformat(text.upper()).astimezone(UTC)
+        except (ValueError, OverflowError):
             raise DecodeError(f'parsing time "{text}": value out of range') from None
-        return text
+        return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if is_micro else "%Y-%m-%dT%H:%M:%SZ")
     layout = "2006-01-02T15:04:05Z07:00"
     raise DecodeError(f'parsing time "{text}" as "{layout}": cannot parse "{text}" as "2006"')
 

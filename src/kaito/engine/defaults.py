@@ -369,12 +369,25 @@ def _network_policy(obj: Manifest) -> None:
     _fill(spec, policyTypes=["Ingress", "Egress"] if "egress" in spec else ["Ingress"])
 
 
+def _replication_controller(obj: Manifest) -> None:
+    spec = _map(obj, "spec")
+    template = spec.get("template")
+    if template is not None:
+        pod_spec(_map(template, "spec"))
+    labels = ((template or {}).get("metadata") or {}).get("labels")
+    if labels:
+        _fill(spec, selector=dict(labels))
+        _fill(obj["metadata"], labels=dict(labels))
+    _fill(spec, replicas=1)
+
+
 def _autoscaler(obj: Manifest) -> None:
     _fill(_map(obj, "spec"), minReplicas=1)
 
 
 _DEFAULTERS: Final[Mapping[str, Defaulter]] = {
     "Pod": _pod,
+    "ReplicationController": _replication_controller,
     "PodTemplate": _template,
     "Deployment": _deployment,
     "ReplicaSet": _replica_set,

@@ -35,7 +35,7 @@ def kinds_of(definition: Manifest) -> tuple[Kind, ...]:
     for version in spec["versions"]:
         if not version.get("served"):
             continue
-        subresources = sorted((version.get("subresources") or {}).keys() & {"status", "scale"})
+        subresources = [name for name in ("status", "scale") if name in (version.get("subresources") or {})]
         found.append(
             Kind(
                 spec["group"],

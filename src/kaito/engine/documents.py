@@ -14,9 +14,11 @@ from kaito.engine import openapi
 from kaito.engine.builtin import RELEASE, knows
 from kaito.engine.kinds import Kind, Kinds
 from kaito.engine.openapi import ServedKind
-from kaito.engine.requests import Request, Response, text_response
+from kaito.engine.requests import Request, Response
 
 PROTOBUF = "application/com.github.proto-openapi.spec.v2"
+_EMPTY_SWAGGER = b"\x0a\x032.0\x12\x0c\x0a\x0aKubernetes"
+"""An OpenAPI v2 document in protobuf: version 2.0, a title, and no kinds."""
 
 
 def served_kind(kind: Kind) -> ServedKind:
@@ -51,14 +53,15 @@ class Documents:
         match rest:
             case ["v3"]:
                 documents = {path: self._document(path) for path in [*self._paths(), *self._bare_paths()]}
-                return Response(200, msgspec.json.encode(openapi.index(documents)))
+                index = msgspec.json.encode(openapi.index(documents))
+                return Response(200, index, "text/plain; charset=utf-8")
             case ["v3", *parts]:
                 path = "/".join(parts)
                 if path in self._paths() or path in self._bare_paths():
                     return Response(200, self._document(path))
             case ["v2"]:
                 return self._swagger(request)
-        return text_response("404 page not found\n", 404)
+        return Response(404, content_type="")
 
     def _paths(self) -> dict[str, list[Kind]]:
         paths: dict[str, list[Kind]] = {}
@@ -81,6 +84,9 @@ class Documents:
         return made
 
     def _swagger(self, request: Request) -> Response:
+        if PROTOBUF in request.header("accept"):
+            # Clients that still want it so have looked in v3 first: all that they learn here is that a kind is unknown.
+            return Response(200, _EMPTY_SWAGGER, f"{PROTOBUF}.v1.0+protobuf")
         made = self._made.get("v2")
         if made is None:
             kinds = [served_kind(kind) for kinds in self._paths().values() for kind in kinds]

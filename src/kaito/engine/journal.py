@@ -110,15 +110,16 @@ class SqliteJournal:
     def _checkpoint(self) -> None:
         db = sqlite3.connect(self._path, isolation_level=None)
         try:
-            while not self._stopping.wait(CHECKPOINT_EVERY_S):
-                if self._dirty.is_set():
-                    self._dirty.clear()
-                    db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            # Without writes there is nothing to wake up for.
+            while self._dirty.wait() and not self._stopping.wait(CHECKPOINT_EVERY_S):
+                self._dirty.clear()
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         finally:
             db.close()
 
     def close(self) -> None:
         self._stopping.set()
+        self._dirty.set()
         self._checkpointer.join()
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()

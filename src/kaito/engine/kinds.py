@@ -11,6 +11,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+from kaito.engine.conversion import SHARED_COLLECTIONS, STORED_AS
 from kaito.kube.manifest import Manifest
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
@@ -49,7 +50,13 @@ class Kind:
     @property
     def collection(self) -> str:
         """Where the objects are stored, whatever the version."""
-        return f"{self.group}/{self.plural}"
+        place = f"{self.group}/{self.plural}"
+        return SHARED_COLLECTIONS.get(place, place)
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether what is stored is another version of this built-in kind."""
+        return (self.api_version, self.kind) in STORED_AS
 
     @property
     def list_kind_name(self) -> str:
@@ -198,6 +205,12 @@ REVIEWS: tuple[Kind, ...] = tuple(
     )
 )
 """Kinds that are only posted and answered, never stored."""
+
+DEPRECATED: dict[tuple[str, str], str] = {
+    ("v1", "ComponentStatus"): "v1 ComponentStatus is deprecated in v1.19+",
+    ("v1", "Endpoints"): "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+}
+"""What users of built-in kinds that are going out of use are warned with."""
 
 SUBRESOURCE_KINDS: dict[str, tuple[str, str, str]] = {
     "scale": SCALE,

@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from kaito.engine.certificates import Credentials
 
 KEEP_ALIVE_S = 120
+DATE_EVERY_S = 1.0
+SPELLED_AS_TOKEN = "SPDY-3.1+portforward.k8s.io"
+"""How the application sees kubectl's name for a port-forward tunnel."""
 GRACE_S = 2
 """How long open requests may go on after the stop; watches are ended by the store before."""
 
@@ -41,11 +45,39 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Quiet(uvicorn.Server):
-    """Leaves the process's signals alone: the engine stops the server itself."""
+    """Leaves the process's signals alone, and sleeps while nothing happens: the engine stops the server itself."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        """Keep the Date header right until stopped; uvicorn's own loop wakes ten times a second to see that."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), DATE_EVERY_S)
+
+    def stop(self) -> None:
+        """Let `serve` come to its end."""
+        self.should_exit = True
+        self._stopping.set()
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """Lets `kubectl port-forward` through, whose subprotocol holds a slash that no header token may hold."""
+
+    def data_received(self, data: bytes) -> None:
+        """Respell the name in the client's handshake; nothing else is touched."""
+        if not self._begun:
+            data = data.replace(b"SPDY/3.1+portforward", b"SPDY-3.1+portforward")
+            self._begun = True
+        super().data_received(data)
+
+    _begun = False
 
 
 class Listener:
@@ -55,7 +87,7 @@ class Listener:
         config = uvicorn.Config(
             app,
             http="httptools",
-            ws="websockets-sansio",
+            ws=_WebSocket,
             lifespan="off",
             loop="none",
             access_log=False,
@@ -83,6 +115,6 @@ class Listener:
 
     async def stop(self) -> None:
         """End open requests and release the socket."""
-        self._server.should_exit = True
+        self._server.stop()
         if self._task is not None:
             await self._task

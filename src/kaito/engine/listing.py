@@ -138,9 +138,7 @@ def parse_selection(request: Request, kind: Kind, namespace: str, *, name: str =
     try:
         labels = parse_labels(request.param("labelSelector"))
     except SelectorError as error:
-        raise bad_request(
-            f"unable to parse requirement: {str(error).removeprefix('unable to parse requirement: ')}"
-        ) from None
+        raise bad_request(str(error)) from None
     text = request.param("fieldSelector")
     if name:
         text = f"{text},metadata.name={name}" if text else f"metadata.name={name}"
@@ -150,8 +148,15 @@ def parse_selection(request: Request, kind: Kind, namespace: str, *, name: str =
         raise bad_request(str(error)) from None
     for field in fields.fields:
         if field not in selectable_fields(kind):
-            raise bad_request(f"field label not supported: {field}")
+            raise bad_request(_not_selectable(field, kind))
     return Selection(namespace if kind.namespaced and namespace else None, labels, fields)
+
+
+def _not_selectable(field: str, kind: Kind) -> str:
+    if kind.is_custom or kind.qualified in SELECTABLE_FIELDS:
+        return f"field label not supported: {field}"
+    known = '"metadata.name", "metadata.namespace"'
+    return f'"{field}" is not a known field selector: only {known}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,4 +287,16 @@ def _parse_token(token: str) -> tuple[int, tuple[str, str]]:
         namespace, name = found["start"]
         return int(found["rv"]), (str(namespace), str(name))
     except (ValueError, KeyError, TypeError):
-        raise bad_request("invalid continue token: continue key is not valid") from None
+        raise bad_request(f"invalid continue token: continue key is not valid{_token_defect(token)}") from None
+
+
+def _token_defect(token: str) -> str:
+    """What the reference says about a token that is not one: the first byte that no JSON document starts with."""
+    try:
+        start = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))[:1].decode("latin-1")
+    except ValueError:
+        return ""
+    if not start:
+        return ": unexpected end of JSON input"
+    shown = start if " " <= start <= "~" else f"\\u{ord(start):04x}"
+    return "" if start == "{" else f": invalid character '{shown}' looking for beginning of value"

@@ -62,9 +62,11 @@ def _manager_errors(request: Request, *, apply: bool) -> list[FieldError]:
         return [required("fieldManager", "is required for apply patch")] if apply else []
     if len(manager) > MAX_MANAGER:
         return [too_long("fieldManager", MAX_MANAGER)]
-    if not manager.isprintable():
-        return [invalid("fieldManager", manager, "should only contain printable characters")]
-    return []
+    return [
+        invalid("fieldManager", manager, f"invalid character U+{ord(letter):04X} (at position {at})")
+        for at, letter in enumerate(manager)
+        if not letter.isprintable()
+    ]
 
 
 def _dry_run_errors(values: list[str]) -> list[FieldError]:

@@ -22,16 +22,17 @@ _DIRECTIVES: Final = ("$patch", "$retainKeys")
 
 
 class PatchError(Exception):
-    """The patch cannot be carried out: HTTP status, reason and message of the answer."""
+    """The patch cannot be carried out: HTTP status, reason, message and details of the answer."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, *, details: Manifest | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
+        self.details = details
 
 
 def _refused() -> PatchError:
-    return PatchError(422, "Invalid", _REFUSED)
+    return PatchError(422, "Invalid", _REFUSED, details={})
 
 
 def _undecodable(detail: str) -> PatchError:
@@ -160,7 +161,16 @@ def _take(document: Any, path: list[str]) -> Any:
 
 
 def merge_patch(document: Any, patch: Any) -> Any:
-    """RFC 7386: maps merge, null deletes, anything else replaces."""
+    """RFC 7386: maps merge, null deletes, anything else replaces. Raises PatchError when the patch is no map."""
+    if not isinstance(patch, dict):
+        kind = _go_kind(patch)
+        raise _undecodable(
+            f"error decoding patch: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
+        )
+    return _merged(document, patch)
+
+
+def _merged(document: Any, patch: Any) -> Any:
     if not isinstance(patch, dict):
         return deepcopy(patch)
     result = dict(document) if isinstance(document, dict) else {}
@@ -168,7 +178,7 @@ def merge_patch(document: Any, patch: Any) -> Any:
         if value is None:
             result.pop(name, None)
         else:
-            result[name] = merge_patch(result.get(name), value)
+            result[name] = _merged(result.get(name), value)
     return result
 
 
@@ -217,7 +227,8 @@ def _merge_field(original: Any, value: Any, shape: Shape) -> Any:
 
 def _merge_lists(original: list[Any], patch: list[Any], shape: Shape) -> list[Any]:
     if not shape.merge_key:
-        return original + [item for item in dict.fromkeys(patch) if item not in original]
+        merged = original + [item for item in dict.fromkeys(patch) if item not in original]
+        return _ordered(merged, original, patch, "")
     if any(isinstance(item, dict) and item.get("$patch") == "replace" for item in patch):
         return [_without_directives(item) for item in patch if item.get("$patch") != "replace"]
     result = list(original)
@@ -232,7 +243,8 @@ def _merge_lists(original: list[Any], patch: list[Any], shape: Shape) -> list[An
             result.append(_merge_maps({}, item, shape.element))
         else:
             result[at] = _merge_maps(result[at], item, shape.element)
-    return result
+    plain = [item for item in patch if "$patch" not in item]
+    return _ordered(result, original, plain, shape.merge_key)
 
 
 def _merge_key(item: Any, name: str) -> Any:

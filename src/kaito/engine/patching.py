@@ -10,11 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
+
 from kaito.engine import apply as ssa
 from kaito.engine import patch as patches
+from kaito.engine.builtin import OBJECT_META
 from kaito.engine.codec import Decoded, decode_json, decode_yaml, media_type
 from kaito.engine.context import WriteContext
 from kaito.engine.field import invalid as invalid_field
+from kaito.engine.gotypes import in_struct_order
 from kaito.engine.kinds import Kind
 from kaito.engine.requests import Request, is_true
 from kaito.engine.shape import compact
@@ -72,15 +76,14 @@ def patched(live: Manifest, patch: PatchRequest, strategy: Strategy, ctx: WriteC
             case "json":
                 result = patches.json_patch(live, patch.body)
             case "merge":
-                if not isinstance(patch.body, dict):
-                    raise bad_request("error decoding patch: the patch must be an object")
                 result = patches.merge_patch(live, patch.body)
             case _:
                 result = patches.strategic_merge_patch(live, patch.body, strategy.shape)
     except patches.PatchError as error:
-        raise StatusError(error.status, error.reason, str(error)) from None
+        raise StatusError(error.status, error.reason, str(error), details=error.details) from None
     if not isinstance(result, dict):
         raise bad_request("the patched object is not an object")
+    _check_kind(patch, result, strategy.kind)
     try:
         return strategy.decoded(result, ctx, duplicates=list(patch.duplicates))
     except StatusError as error:
@@ -89,11 +92,47 @@ def patched(live: Manifest, patch: PatchRequest, strategy: Strategy, ctx: WriteC
         raise _does_not_fit(patch, result, error) from None
 
 
+def _check_kind(patch: PatchRequest, result: Manifest, kind: Kind) -> None:
+    """Raises StatusError 422 when a patch makes another kind of a built-in object."""
+    found, version = result.get("kind"), result.get("apiVersion")
+    if kind.is_custom or patch.type == "strategic" or (found, version) == (kind.kind, kind.api_version):
+        return
+    scheme = 'scheme "pkg/api/legacyscheme/scheme.go:30"'
+    raise _does_not_fit(
+        patch, result, bad_request(f'no kind "{found}" is registered for version "{version}" in {scheme}')
+    )
+
+
 def _does_not_fit(patch: PatchRequest, result: Manifest, error: StatusError) -> StatusError:
     """422 for a patch whose result is no such object. Kubernetes shows the result, or a strategic patch's own text."""
-    shown = str(patch.body) if patch.type == "strategic" else compact(result)
+    shown = _go_map(patch.body) if patch.type == "strategic" else _as_printed(result)
     detail = error.message.partition(": ")[2] or error.message
     return invalid("", "", "", [invalid_field("patch", shown, detail)], kind_in_details=False)
+
+
+def _as_printed(result: Manifest) -> str:
+    """The object as JSON with sorted keys, but for the metadata, whose fields stand in the order of their struct."""
+    metadata = result.get("metadata")
+    parts = []
+    for key in sorted(result):
+        value = result[key]
+        if value is metadata and isinstance(metadata, dict):
+            value = in_struct_order(metadata, OBJECT_META)
+            parts.append(f"{compact(key)}:{msgspec.json.encode(value).decode()}")
+        else:
+            parts.append(f"{compact(key)}:{compact(value)}")
+    return "{" + ",".join(parts) + "}"
+
+
+def _go_map(value: Any) -> str:
+    """A value as Go prints it with %v."""
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{key}:{_go_map(value[key])}" for key in sorted(value)) + "]"
+    if isinstance(value, list):
+        return "[" + " ".join(map(_go_map, value)) + "]"
+    if value is None:
+        return "<nil>"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def applied(
@@ -141,7 +180,7 @@ def applied_config(patch: PatchRequest, kind: Kind, name: str) -> Manifest:
     if not isinstance(meta, dict):
         raise bad_request("metadata must be an object")
     if meta.setdefault("name", name) != name:
-        raise bad_request(f"metadata.name: Invalid value: {meta['name']!r}: must be equal to {name!r}")
+        raise bad_request(f"the name of the object ({meta['name']}) does not match the name on the URL ({name})")
     return config
 
 

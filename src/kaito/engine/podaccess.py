@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlencode
 
@@ -17,7 +18,7 @@ from kaito.engine.registry import Registry
 from kaito.engine.requests import Request, Response, Target, is_true
 from kaito.engine.select import from_label_selector
 from kaito.engine.status import StatusError, bad_request, method_not_allowed, not_found
-from kaito.engine.stream import LogOptions, NodeBackend, NodeError
+from kaito.engine.stream import LogOptions, NodeBackend, NodeError, Streams
 from kaito.kube.clock import Clock
 from kaito.kube.manifest import Manifest, labels_of, parse_time
 
@@ -25,6 +26,16 @@ DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "host", "authorization")
 )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """What a client of exec or attach asks for, checked."""
+
+    pod: Manifest
+    container: str
+    streams: Streams
+    command: list[str]
 
 
 class PodAccess:
@@ -61,6 +72,28 @@ class PodAccess:
         chunks = self.node().logs(pod, options)
         first = await _first(chunks)
         return Response(200, content_type="text/plain", chunks=_prefixed(first, chunks))
+
+    # Sessions
+
+    def session(self, request: Request, target: Target) -> SessionRequest:
+        """What an exec or attach request means. Raises StatusError."""
+        pod = self.pod(target.namespace, target.name)
+        container = container_of(pod, request.param("container"))
+        command = request.query.get("command", [])
+        if target.subresource == "exec" and not command:
+            raise bad_request("you must specify at least one command for the container")
+        if not pod["spec"].get("nodeName"):
+            raise bad_request(f"pod {target.name} does not have a host assigned")
+        self.node()
+        return SessionRequest(pod, container, _streams(request), command)
+
+    async def session_without_socket(self, request: Request, target: Target, kind: Kind) -> Response:
+        """Refuse a client that cannot speak WebSockets; what is wrong with its request comes first."""
+        if target.subresource in ("exec", "attach"):
+            self.session(request, target)
+        else:
+            self.pod(target.namespace, target.name)
+        raise bad_request(f"{target.subresource} needs a WebSocket: use kubectl 1.31 or later")
 
     def _log_options(self, request: Request, pod: Manifest) -> LogOptions:
         since = None
@@ -121,6 +154,16 @@ class PodAccess:
             if (candidate.get("name") or "") == (wanted.get("name") or ""):
                 return int(candidate["port"])
         return None
+
+
+def _streams(request: Request) -> Streams:
+    def asked(name: str) -> bool:
+        return is_true(request.param(name))
+
+    streams = Streams(asked("stdin"), asked("stdout"), asked("stderr"), asked("tty"))
+    if not (streams.stdin or streams.stdout or streams.stderr):
+        raise bad_request("you must specify at least 1 of stdin, stdout, stderr")
+    return streams
 
 
 def container_of(pod: Manifest, name: str) -> str:

@@ -125,12 +125,22 @@ def _ip(pod: Manifest, now: datetime) -> str:
 
 POD_COLUMNS = (
     NAME,
-    Column("Ready", _ready),
-    Column("Status", pod_status),
-    Column("Restarts", _restarts),
+    Column("Ready", _ready, description="The aggregate readiness state of this pod for accepting traffic."),
+    Column("Status", pod_status, description="The aggregate status of the containers in this pod."),
+    Column(
+        "Restarts",
+        _restarts,
+        description="The number of times the containers in this pod have been restarted and when the last container in "
+        "this pod has restarted.",
+    ),
     AGE,
-    Column("IP", _ip, priority=1),
-    Column("Node", at("spec", "nodeName", default="<none>"), priority=1),
-    Column("Nominated Node", at("status", "nominatedNodeName", default="<none>"), priority=1),
-    Column("Readiness Gates", _gates, priority=1),
+    Column("IP", _ip, priority=1, documents="core.v1.PodStatus.podIP"),
+    Column("Node", at("spec", "nodeName", default="<none>"), priority=1, documents="core.v1.PodSpec.nodeName"),
+    Column(
+        "Nominated Node",
+        at("status", "nominatedNodeName", default="<none>"),
+        priority=1,
+        documents="core.v1.PodStatus.nominatedNodeName",
+    ),
+    Column("Readiness Gates", _gates, priority=1, documents="core.v1.PodSpec.readinessGates"),
 )

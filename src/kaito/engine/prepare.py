@@ -36,6 +36,38 @@ def prepare_create(obj: Manifest, now: datetime) -> None:
             obj["rules"] = obj.get("rules") or None
 
 
+_WITH_ADDRESS: Final = ("ClusterIP", "NodePort", "LoadBalancer")
+_WITH_PORTS: Final = ("NodePort", "LoadBalancer")
+_OF_TYPES: Final = (
+    (_WITH_ADDRESS, ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy")),
+    (_WITH_PORTS, ("externalTrafficPolicy",)),
+    (("LoadBalancer",), ("allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort")),
+)
+"""Which types of Services some fields belong to."""
+
+
+def without_former_type(spec: Manifest, old: Manifest) -> Manifest:
+    """The Service's spec without what only its former type had, unless the update sets it anew."""
+    before, after = old.get("type", "ClusterIP"), spec.get("type", "ClusterIP")
+    if before == after:
+        return spec
+    kept = dict(spec)
+    for types, fields in _OF_TYPES:
+        if before in types and after not in types:
+            for name in fields:
+                if kept.get(name) == old.get(name):
+                    kept.pop(name, None)
+    if before in _WITH_PORTS and after not in _WITH_PORTS:
+        had = {port.get("nodePort") for port in old.get("ports") or []}
+        kept["ports"] = [
+            {key: value for key, value in port.items() if key != "nodePort" or value not in had}
+            for port in kept.get("ports") or []
+        ]
+        if not kept["ports"]:
+            del kept["ports"]
+    return kept
+
+
 def _finalizer(obj: Manifest, name: str) -> None:
     finalizers = obj["metadata"].setdefault("finalizers", [])
     if name not in finalizers:

@@ -1,229 +1,58 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""Protobuf request bodies of the kinds that `kubectl create` sends so; everything else comes as JSON or YAML.
+"""Protobuf request bodies, which typed clients such as `kubectl create deployment` send; answers are always JSON.
 
-The envelope is `k8s\\0` and a runtime.Unknown message. The tables give field numbers from Kubernetes' generated.proto
-files; a field that is not in a table is refused, never dropped. Pure.
+The envelope is `k8s\\0` and a runtime.Unknown message. What a field number means comes from Kubernetes' Go structs
+(`gotypes.py`), what is in the field from the published schema. A field that neither knows is refused, never dropped.
+Objects still go through the decoding of JSON bodies (`decode.py`). Pure.
 """
 
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
-from kaito.kube.manifest import Manifest
+import msgspec
 
-MAGIC = b"k8s\x00"
-MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
+from kaito.engine import builtin
+from kaito.engine.gotypes import GoStruct, is_zero, structs
+from kaito.engine.shape import Shape
+from kaito.kube.manifest import Manifest, rfc3339
 
-Scalar = Literal["string", "bytes", "bool", "int", "int-or-string", "ignored"]
+MAGIC: Final = b"k8s\x00"
+MEDIA_TYPE: Final = "application/vnd.kubernetes.protobuf"
 
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field of a message: its JSON name and what is in it."""
-
-    name: str
-    type: Scalar | dict[int, Field] = "string"
-    repeated: bool = False
-    is_map: bool = False
+Raw = bytes | int | float
+"""A value as the wire has it: a length-delimited piece, a varint or a double."""
 
 
-_META: dict[int, Field] = {
-    1: Field("name"),
-    2: Field("generateName"),
-    3: Field("namespace"),
-    4: Field("selfLink"),
-    5: Field("uid"),
-    6: Field("resourceVersion"),
-    7: Field("generation", "int"),
-    8: Field("creationTimestamp", "ignored"),
-    11: Field("labels", is_map=True),
-    12: Field("annotations", is_map=True),
-    14: Field("finalizers", repeated=True),
-}
-_RULE = {
-    1: Field("verbs", repeated=True),
-    2: Field("apiGroups", repeated=True),
-    3: Field("resources", repeated=True),
-    4: Field("resourceNames", repeated=True),
-    5: Field("nonResourceURLs", repeated=True),
-}
-_SUBJECT = {1: Field("kind"), 2: Field("apiGroup"), 3: Field("name"), 4: Field("namespace")}
-_ROLE_REF = {1: Field("apiGroup"), 2: Field("kind"), 3: Field("name")}
-_HEAD = {1: Field("metadata", _META)}
-_BINDING = {**_HEAD, 2: Field("subjects", _SUBJECT, repeated=True), 3: Field("roleRef", _ROLE_REF)}
-
-_SELECTOR = {1: Field("matchLabels", is_map=True)}
-_CONTAINER = {
-    1: Field("name"),
-    2: Field("image"),
-    3: Field("command", repeated=True),
-    4: Field("args", repeated=True),
-    5: Field("workingDir"),
-    6: Field(
-        "ports",
-        {
-            1: Field("name"),
-            2: Field("hostPort", "int"),
-            3: Field("containerPort", "int"),
-            4: Field("protocol"),
-            5: Field("hostIP"),
-        },
-        repeated=True,
-    ),
-    8: Field("resources", {}),
-    13: Field("terminationMessagePath"),
-    14: Field("imagePullPolicy"),
-    16: Field("stdin", "bool"),
-    17: Field("stdinOnce", "bool"),
-    18: Field("tty", "bool"),
-    20: Field("terminationMessagePolicy"),
-}
-_POD_SPEC = {
-    2: Field("containers", _CONTAINER, repeated=True),
-    3: Field("restartPolicy"),
-    6: Field("dnsPolicy"),
-    8: Field("serviceAccountName"),
-    9: Field("serviceAccount"),
-    10: Field("nodeName"),
-    11: Field("hostNetwork", "bool"),
-    12: Field("hostPID", "bool"),
-    13: Field("hostIPC", "bool"),
-    16: Field("hostname"),
-    17: Field("subdomain"),
-    19: Field("schedulerName"),
-    24: Field("priorityClassName"),
-}
-_TEMPLATE = {**_HEAD, 2: Field("spec", _POD_SPEC)}
-_JOB_SPEC = {
-    1: Field("parallelism", "int"),
-    2: Field("completions", "int"),
-    4: Field("selector", _SELECTOR),
-    6: Field("template", _TEMPLATE),
-}
-_SERVICE_PORT = {
-    1: Field("name"),
-    2: Field("protocol"),
-    3: Field("port", "int"),
-    4: Field("targetPort", "int-or-string"),
-    5: Field("nodePort", "int"),
-}
-_ASKED = {
-    number: Field(name)
-    for number, name in enumerate(("namespace", "verb", "group", "version", "resource", "subresource", "name"), 1)
-}
-_ASKED_PATH = {1: Field("path"), 2: Field("verb")}
-_KEEPS_ZERO = ("replicas", "parallelism", "completions", "targetPort")
-"""Numbers whose zero says something; all others are zero because Go writes every number."""
-
-MESSAGES: dict[str, dict[int, Field]] = {
-    "Namespace": {
-        **_HEAD,
-        2: Field("spec", {1: Field("finalizers", repeated=True)}),
-        3: Field("status", "ignored"),
-    },
-    "ConfigMap": {
-        **_HEAD,
-        2: Field("data", is_map=True),
-        3: Field("binaryData", "bytes", is_map=True),
-        4: Field("immutable", "bool"),
-    },
-    "Secret": {
-        **_HEAD,
-        2: Field("data", "bytes", is_map=True),
-        3: Field("type"),
-        4: Field("stringData", is_map=True),
-        5: Field("immutable", "bool"),
-    },
-    "ServiceAccount": {
-        **_HEAD,
-        3: Field("imagePullSecrets", {1: Field("name")}, repeated=True),
-        4: Field("automountServiceAccountToken", "bool"),
-    },
-    "Role": {**_HEAD, 2: Field("rules", _RULE, repeated=True)},
-    "ClusterRole": {**_HEAD, 2: Field("rules", _RULE, repeated=True)},
-    "RoleBinding": _BINDING,
-    "ClusterRoleBinding": _BINDING,
-    "Deployment": {
-        **_HEAD,
-        2: Field(
-            "spec",
-            {
-                1: Field("replicas", "int"),
-                2: Field("selector", _SELECTOR),
-                3: Field("template", _TEMPLATE),
-                4: Field("strategy", {1: Field("type")}),
-                5: Field("minReadySeconds", "int"),
-                7: Field("paused", "bool"),
-            },
-        ),
-        3: Field("status", "ignored"),
-    },
-    "Job": {**_HEAD, 2: Field("spec", _JOB_SPEC), 3: Field("status", "ignored")},
-    "CronJob": {
-        **_HEAD,
-        2: Field(
-            "spec",
-            {
-                1: Field("schedule"),
-                3: Field("concurrencyPolicy"),
-                5: Field("jobTemplate", {**_HEAD, 2: Field("spec", _JOB_SPEC)}),
-            },
-        ),
-        3: Field("status", "ignored"),
-    },
-    "Service": {
-        **_HEAD,
-        2: Field(
-            "spec",
-            {
-                1: Field("ports", _SERVICE_PORT, repeated=True),
-                2: Field("selector", is_map=True),
-                3: Field("clusterIP"),
-                4: Field("type"),
-                7: Field("sessionAffinity"),
-                8: Field("loadBalancerIP"),
-                10: Field("externalName"),
-                11: Field("externalTrafficPolicy"),
-                12: Field("healthCheckNodePort", "int"),
-                13: Field("publishNotReadyAddresses", "bool"),
-            },
-        ),
-        3: Field("status", "ignored"),
-    },
-    "SelfSubjectReview": {**_HEAD, 2: Field("status", "ignored")},
-    "SelfSubjectAccessReview": {
-        **_HEAD,
-        2: Field("spec", {1: Field("resourceAttributes", _ASKED), 2: Field("nonResourceAttributes", _ASKED_PATH)}),
-        3: Field("status", "ignored"),
-    },
-    "SelfSubjectRulesReview": {**_HEAD, 2: Field("spec", {1: Field("namespace")}), 3: Field("status", "ignored")},
-    "TokenRequest": {
-        **_HEAD,
-        2: Field("spec", {1: Field("audiences", repeated=True), 4: Field("expirationSeconds", "int")}),
-        3: Field("status", "ignored"),
-    },
-}
+class UnknownMessage(LookupError):
+    """The body's kind, or a field in it, is not known; the text says which."""
 
 
 def decode(body: bytes) -> Manifest:
-    """The object in an enveloped body. Raises ValueError for what cannot be read, LookupError for other kinds."""
+    """The object in an enveloped body. Raises ValueError for what cannot be read, UnknownMessage for other kinds."""
     if not body.startswith(MAGIC):
         raise ValueError("the body is not in Kubernetes' protobuf envelope")
     envelope = dict(_fields(body[len(MAGIC) :]))
-    about = {number: value.decode() for number, value in _fields(envelope.get(1, b"")) if isinstance(value, bytes)}
-    api_version, kind = about.get(1, ""), about.get(2, "")
-    message = MESSAGES[kind]
-    raw = envelope.get(2, b"")
-    obj: Manifest = {
-        "apiVersion": api_version,
-        "kind": kind,
-        **_message(raw if isinstance(raw, bytes) else b"", message),
-    }
-    return obj
+    about = dict(_fields(envelope.get(1, b"")))
+    api_version, kind = _text(about.get(1, b"")), _text(about.get(2, b""))
+    head: Manifest = {"apiVersion": api_version, "kind": kind}
+    try:
+        shape = builtin.posted_shape(api_version, kind)
+    except KeyError:
+        raise UnknownMessage(f'kind "{kind}" in version "{api_version}"') from None
+    return {**head, **_message(envelope.get(2, b""), shape, _struct_of(shape))}
+
+
+def _struct_of(shape: Shape) -> GoStruct:
+    found = structs().get(shape.ref)
+    if found is None:
+        raise UnknownMessage(f"message {shape.name or shape.ref}")
+    return found
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -239,64 +68,117 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _fields(data: bytes | int) -> Iterator[tuple[int, bytes | int]]:
+def _fields(data: Raw) -> Iterator[tuple[int, Raw]]:
     """Field numbers and raw values of a message."""
-    if isinstance(data, int):
+    if not isinstance(data, bytes):
         raise ValueError("a protobuf message was expected, a number found")
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
-        wire = key & 7
+        wire, length = key & 7, 8
         if wire == 0:
             value, at = _varint(data, at)
             yield key >> 3, value
-        elif wire == 2:
+            continue
+        if wire == 2:
             length, at = _varint(data, at)
-            if at + length > len(data):
-                raise ValueError("the protobuf body is cut off")
-            yield key >> 3, data[at : at + length]
-            at += length
-        else:
+        elif wire != 1:
             raise ValueError(f"protobuf wire type {wire} is not understood")
+        if at + length > len(data):
+            raise ValueError("the protobuf body is cut off")
+        piece = data[at : at + length]
+        yield key >> 3, piece if wire == 2 else struct.unpack("<d", piece)[0]
+        at += length
 
 
-def _message(data: bytes | int, table: dict[int, Field]) -> Manifest:
+def _message(data: Raw, shape: Shape, go_struct: GoStruct) -> Manifest:
+    """A struct's fields under their JSON names; Go writes also those that were never set, which are left out here."""
     result: Manifest = {}
     for number, raw in _fields(data):
-        field = table.get(number)
-        if field is None:
-            raise LookupError(f"field {number}")
-        if field.type == "ignored":
+        if number in go_struct.inlined:
+            result.update(_message(raw, shape, structs()[go_struct.inlined[number]]))
             continue
-        if field.is_map:
-            key, value = _entry(raw, field)
-            result.setdefault(field.name, {})[key] = value
-        elif field.repeated:
-            result.setdefault(field.name, []).append(_value(raw, field))
+        name = go_struct.names.get(number)
+        field = shape.field(name) if name is not None else None
+        if name is None or field is None:
+            raise UnknownMessage(f"field {number} of {shape.name}")
+        if field.type == "array":
+            result.setdefault(name, []).append(_value(raw, field.element))
+        elif field.type == "object" and not field.properties and field.ref not in structs():
+            key, value = _entry(raw, field.element)
+            result.setdefault(name, {})[key] = value
         else:
             value = _value(raw, field)
-            if value or value == {} or field.name in _KEEPS_ZERO:
-                result[field.name] = value
+            is_unset = name in go_struct.omitted and not field.properties and is_zero(value)
+            if value is not None and not is_unset:
+                result[name] = value
     return result
 
 
-def _entry(raw: bytes | int, field: Field) -> tuple[str, Any]:
+def _entry(raw: Raw, element: Shape) -> tuple[str, Any]:
+    """One key and value of a map."""
     parts = dict(_fields(raw))
-    key = parts.get(1, b"")
-    return (key.decode() if isinstance(key, bytes) else str(key)), _value(parts.get(2, b""), field)
+    value = parts.get(2, b"")
+    if element.type == "array":  # a list inside a map is wrapped in a message of its own (authorization's ExtraValue)
+        return _text(parts.get(1, b"")), [_value(item, element.element) for _, item in _fields(value)]
+    return _text(parts.get(1, b"")), _value(value, element)
 
 
-def _value(raw: bytes | int, field: Field) -> Any:
-    if isinstance(field.type, dict):
-        return _message(raw, field.type)
-    if field.type == "int-or-string":
-        parts = dict(_fields(raw))
-        text = parts.get(3, b"")
-        return text.decode() if parts.get(1) and isinstance(text, bytes) else parts.get(2, 0)
-    if field.type == "bool":
-        return bool(raw)
-    if isinstance(raw, int):
-        return raw
-    if field.type == "bytes":
-        return base64.b64encode(raw).decode()
-    return raw.decode()
+def _value(raw: Raw, shape: Shape) -> Any:
+    """The JSON value; None for a time that is not set."""
+    match shape.type:
+        case "object" if shape.ref.endswith(".FieldsV1"):
+            return _json(dict(_fields(raw)).get(1, b"{}"))
+        case "object":
+            return _message(raw, shape, _struct_of(shape))
+        case "any":
+            return _json(dict(_fields(raw)).get(1, b"null"))
+        case "string":
+            return base64.b64encode(_bytes(raw)).decode() if shape.format == "byte" else _text(raw)
+        case "boolean":
+            return bool(raw)
+        case "integer":
+            return _signed(raw)
+        case "number":
+            return raw
+        case "quantity":
+            return _text(dict(_fields(raw)).get(1, b"")) or "0"
+        case "int-or-string":
+            parts = dict(_fields(raw))
+            return _text(parts.get(3, b"")) if parts.get(1) else _signed(parts.get(2, 0))
+        case "time":
+            return _time(raw, micro=shape.ref.endswith("MicroTime"))
+    raise UnknownMessage(f"a value of type {shape.type}")
+
+
+def _time(raw: Raw, *, micro: bool) -> str | None:
+    parts = dict(_fields(raw))
+    seconds, nanos = _signed(parts.get(1, 0)), _signed(parts.get(2, 0))
+    if not parts:
+        return None
+    when = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds, microseconds=nanos // 1000)
+    return when.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if micro else rfc3339(when)
+
+
+def _signed(raw: Raw) -> int:
+    """A varint as the signed number that it stands for: negative ones are sent as 64 bits whatever their type."""
+    if not isinstance(raw, int):
+        raise ValueError("a number was expected in the protobuf body")
+    return raw - (1 << 64) if raw >= 1 << 63 else raw
+
+
+def _bytes(raw: Raw) -> bytes:
+    if not isinstance(raw, bytes):
+        raise ValueError("a text was expected in the protobuf body")
+    return raw
+
+
+def _text(raw: Raw) -> str:
+    return _bytes(raw).decode()
+
+
+def _json(raw: Raw) -> Any:
+    try:
+        return msgspec.json.decode(_bytes(raw) or b"null")
+    except msgspec.DecodeError as error:
+        raise ValueError(f"JSON inside the protobuf body: {error}") from None

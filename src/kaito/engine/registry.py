@@ -42,6 +42,9 @@ class Admission(Protocol):
     def check(self, operation: str, kind: Kind, namespace: str, obj: Manifest | None, *, subresource: str = "") -> None:
         """The rules that need no network: raises StatusError."""
 
+    def check_room(self, kind: Kind, namespace: str, obj: Manifest) -> None:
+        """Whether quotas have room for a new object, asked right before it is stored: raises StatusError."""
+
     def concerns(self, operation: str, kind: Kind, namespace: str, subresource: str) -> bool:
         """Whether a webhook might be asked."""
 
@@ -81,7 +84,7 @@ class Registry:
 
     def view(self, record: Record, kind: Kind) -> bytes:
         """The stored object as its kind's version shows it, encoded."""
-        if not kind.is_custom:
+        if not kind.is_custom and not kind.is_converted:
             return record.value
         key = (kind.version, self.kinds.generation)
         shown: bytes | None = record.cache.get(key)
@@ -140,6 +143,7 @@ class Registry:
             raise StatusError(500, "", "resourceVersion should not be set on objects to be created")
         if meta.get("name") or not meta.get("generateName"):
             return await self._create(kind, namespace, obj, ctx, owners_set=owners_set)
+        meta = {"name": "", **meta}  # the name comes first in what is shown
         for attempt in range(ATTEMPTS):
             suffix = "".join(random.choices(NAME_SUFFIX_LETTERS, k=5))
             named = {**obj, "metadata": {**meta, "name": meta["generateName"][:MAX_GENERATED_PREFIX] + suffix}}
@@ -173,6 +177,8 @@ class Registry:
         if errors:
             raise invalid(kind.group, kind.kind, obj["metadata"].get("name", ""), errors)
         await self._validated("CREATE", kind, obj, None, ctx)
+        if self.admission is not None:
+            self.admission.check_room(kind, namespace, obj)
         name = obj["metadata"]["name"]
         existing = self.store.get(kind.collection, namespace, name)
         if existing is not None:
@@ -241,8 +247,9 @@ class Registry:
         self._check_admission("UPDATE", kind, record.namespace, wanted, subresource=subresource)
         _check_identity(kind, live, wanted)
         new = self._with_kept_metadata(live, wanted)
-        # Kubernetes does not start to track the owners of an object that has none.
-        if not owners_set and (live["metadata"].get("managedFields") or wanted["metadata"].get("managedFields")):
+        # Kubernetes does not start to track the owners of an object that has none, and a binding has no owner.
+        is_tracked = live["metadata"].get("managedFields") or wanted["metadata"].get("managedFields")
+        if not owners_set and is_tracked and subresource != "binding":
             owners = ssa.track_update(
                 live,
                 new,

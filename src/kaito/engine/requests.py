@@ -90,10 +90,12 @@ class Response:
 
 
 def json_response(body: object, status: int = 200, content_type: str = "application/json") -> Response:
+    """A document as JSON."""
     return Response(status, msgspec.json.encode(body) + b"\n", content_type)
 
 
 def text_response(text: str, status: int = 200) -> Response:
+    """Plain text."""
     return Response(status, text.encode(), "text/plain; charset=utf-8")
 
 

@@ -68,7 +68,7 @@ class Resources:
                 return self.list(request, target, kind)
             case "POST":
                 return await self._create(request, target, kind)
-            case "DELETE" if "deletecollection" in kind.verbs:
+            case "DELETE" if "deletecollection" in kind.verbs and (target.namespace or not kind.namespaced):
                 return await self._delete_collection(request, target, kind)
         raise method_not_allowed(request.method.lower(), None)
 
@@ -183,11 +183,6 @@ class Resources:
         def render(value: bytes, first: bool) -> bytes:
             obj = codec.decode(value)
             meta = {"resourceVersion": obj["metadata"].get("resourceVersion", "")}
-            if (
-                "k8s.io/initial-events-end" in (obj["metadata"].get("annotations") or {})
-                or "name" not in obj["metadata"]
-            ):
-                obj["metadata"].setdefault("name", "")
             now = self._clock.now()
             return msgspec.json.encode(
                 table(view, [obj], meta, now=now, include=include, with_columns=first, version=form.version)
@@ -256,6 +251,7 @@ class Resources:
         missing = self._registry.store.get(kind.collection, target.namespace, target.name) is None
         if missing and kind.qualified in CREATED_BY_PUT and not obj["metadata"].get("uid"):
             obj["metadata"].pop("resourceVersion", None)
+            ctx.options["kind"] = "CreateOptions"
             created = await self._registry.create(kind, target.namespace, obj, ctx)
             return self.show_object(created, kind, form, request, status=201)
         replaced = await self._registry.update(kind, target.namespace, target.name, replacement(obj, kind), ctx)
@@ -297,6 +293,7 @@ class Resources:
         exists = registry.store.get(kind.collection, target.namespace, target.name) is not None
         if not exists and not subresource:
             obj = applied(None, config, patch, strategy, ctx)
+            ctx.options["kind"] = "CreateOptions"
             created = await registry.create(kind, target.namespace, obj, ctx, owners_set=True)
             return self.show_object(created, kind, form, request, status=201)
         done = await registry.update(

@@ -7,6 +7,8 @@ Pure.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kaito.engine import crd, validation
 from kaito.engine.field import FieldError
 from kaito.engine.schema_validation import validate
@@ -29,5 +31,12 @@ def custom_errors(new: Manifest, live: Manifest | None, subresource: str, *, sch
     """What is wrong with a custom object."""
     if live is None:
         return [*validation.validate_metadata(new), *validate(new, schema_of)]
-    errors = [] if subresource == "status" else validation.validate_metadata_update(new, live)
-    return [*errors, *validate(new, schema_of, live)]
+    if subresource == "status":
+        return [_within_status(error) for error in validate(new, schema_of, live)]
+    return [*validation.validate_metadata_update(new, live), *validate(new, schema_of, live)]
+
+
+def _within_status(error: FieldError) -> FieldError:
+    """The error as Kubernetes words it when it looks at the status alone: its text counts from there."""
+    inner = error.field.removeprefix("status.")
+    return replace(error, message=error.message.replace(f"{error.field} in body", f"{inner} in body"))

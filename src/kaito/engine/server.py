@@ -19,7 +19,7 @@ import msgspec
 from kaito.engine import discovery
 from kaito.engine.auth import Authenticator, Refused, impersonated
 from kaito.engine.documents import Documents
-from kaito.engine.kinds import Kind, Kinds
+from kaito.engine.kinds import DEPRECATED, Kind, Kinds
 from kaito.engine.negotiate import accepts_aggregated, negotiate
 from kaito.engine.rbac import Authorizer, refusal
 from kaito.engine.requests import (
@@ -195,8 +195,7 @@ class Server:
             return text_response("404 page not found\n", 404)
         if target.namespace and not kind.namespaced and kind.plural != "namespaces":
             raise unknown_path()
-        if kind.is_custom:
-            self._warn_deprecated(request, kind)
+        self._warn_deprecated(request, kind)
         if kind.verbs == ("create",):
             return await self._reviews.handle(request, target, kind)
         if target.subresource:
@@ -209,6 +208,10 @@ class Server:
         return await self._subresources.handle(request, target, kind)
 
     def _warn_deprecated(self, request: Request, kind: Kind) -> None:
+        if not kind.is_custom:
+            if (kind.api_version, kind.kind) in DEPRECATED:
+                request.warnings.append(DEPRECATED[kind.api_version, kind.kind])
+            return
         version = kind.version_spec
         if version.get("deprecated"):
             text = (
@@ -285,7 +288,9 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _headers(request: Request, response: Response) -> list[tuple[bytes, bytes]]:
-    headers = [(b"content-type", response.content_type.encode()), (b"cache-control", b"no-cache, private")]
+    headers = [(b"cache-control", b"no-cache, private")]
+    if response.content_type:
+        headers.append((b"content-type", response.content_type.encode()))
     headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in response.headers]
     for warning in list(dict.fromkeys(request.warnings))[:MAX_HEADER_WARNINGS]:
         quoted = warning.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")

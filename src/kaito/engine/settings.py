@@ -30,12 +30,14 @@ class Settings:
     """Run a node agent, so that pods run here."""
     controllers: bool = True
     """Run the built-in controllers."""
-    service_network: str = "127.96.0.0/16"
-    """Addresses for Services."""
+    service_network: str = ""
+    """Addresses for Services; by default a share of 127.96.0.0/11 that follows from the data folder and the user."""
     durability: Literal["memory", "process", "power"] = "process"
     """What a stored object survives: nothing, the end of the process, or a power cut (an fsync for each write)."""
     simulated_nodes: int = 0
     """Nodes without processes behind them, for scale tests."""
+    simulated_gpus: int = 0
+    """GPUs (`nvidia.com/gpu`) that each simulated node claims to have."""
     log_level: str = "WARNING"
     """Least severe level that is logged to standard error."""
 
@@ -60,7 +62,9 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     parser.add_argument("--images", type=Path, help="file that maps image names to local commands")
     parser.add_argument("--no-node", action="store_true", help="do not run pods here")
     parser.add_argument("--no-controllers", action="store_true", help="do not run the built-in controllers")
-    parser.add_argument("--service-network", type=_network, default="127.96.0.0/16", help="addresses for Services")
+    parser.add_argument(
+        "--service-network", type=_network, help="addresses for Services (default: follow from the data folder)"
+    )
     parser.add_argument(
         "--durability",
         choices=("memory", "process", "power"),
@@ -68,6 +72,7 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         help="what stored objects survive (default: the end of the process)",
     )
     parser.add_argument("--simulated-nodes", type=int, default=0, metavar="N", help="add N nodes that only pretend")
+    parser.add_argument("--simulated-gpus", type=int, default=0, metavar="N", help="GPUs that each of them claims")
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     found = parser.parse_args(argv)
     return Settings(
@@ -78,8 +83,9 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         images=found.images.absolute() if found.images else None,
         node=not found.no_node,
         controllers=not found.no_controllers,
-        service_network=found.service_network,
+        service_network=found.service_network or "",
         durability=found.durability,
         simulated_nodes=found.simulated_nodes,
+        simulated_gpus=found.simulated_gpus,
         log_level=found.log_level,
     )

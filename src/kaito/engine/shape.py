@@ -54,6 +54,7 @@ class Shape:
         "open",
         "preserves",
         "properties",
+        "ref",
         "strategies",
         "type",
     )
@@ -62,8 +63,11 @@ class Shape:
         marks: dict[str, Any] = {mark: schema[mark] for mark in _MARKS if mark in schema}
         self.name = ""
         """The Go type as error messages name it, e.g. `v1.PodSpec`."""
+        self.ref = ""
+        """The full name of its definition, e.g. `io.k8s.api.core.v1.PodSpec`."""
         while "$ref" in schema and resolve is not None:
-            self.name = _go_name(schema["$ref"])
+            self.ref = str(schema["$ref"]).rpartition("/")[2]
+            self.name = _go_name(self.ref)
             schema = resolve(schema["$ref"])
             marks = {**{mark: schema[mark] for mark in _MARKS if mark in schema}, **marks}
         self._schema = schema
@@ -185,7 +189,7 @@ def compact(value: Any) -> str:
 
 
 def _go_name(ref: str) -> str:
-    parts = ref.rpartition("/")[2].split(".")
+    parts = ref.split(".")
     return ".".join(parts[-2:])
 
 

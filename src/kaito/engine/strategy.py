@@ -14,9 +14,10 @@ from typing import Any
 
 from kaito.engine import builtin, crd, decode, defaults, rules, schema
 from kaito.engine.context import WriteContext, strict_text
+from kaito.engine.conversion import STORED_AS, converted
 from kaito.engine.field import FieldError, invalid
 from kaito.engine.kinds import Kind, Kinds
-from kaito.engine.prepare import prepare_create
+from kaito.engine.prepare import prepare_create, without_former_type
 from kaito.engine.shape import Shape
 from kaito.engine.status import StatusError, bad_request
 from kaito.kube.manifest import Manifest
@@ -165,6 +166,12 @@ class BuiltIn(Strategy):
     def from_apply(self, obj: Manifest, ctx: WriteContext) -> Manifest:
         return self.decoded(obj, ctx, duplicates=[])
 
+    def shown(self, obj: Manifest) -> Manifest:
+        return converted(obj, self.kind.api_version)
+
+    def stored(self, obj: Manifest) -> Manifest:
+        return converted(obj, self.kind.api_version)
+
     def prepared_for_create(self, obj: Manifest, ctx: WriteContext) -> Manifest:
         obj = copy.deepcopy(obj)
         if self.has_status and self.kind.collection != "/nodes":
@@ -185,6 +192,8 @@ class BuiltIn(Strategy):
         if subresource == "binding":
             return new
         prepared = dict(new)
+        if self.kind.qualified == "services":
+            prepared["spec"] = without_former_type(new["spec"], live["spec"])
         if self.has_status:
             prepared.pop("status", None)
             if "status" in live:
@@ -333,7 +342,8 @@ class Strategies:
     def storage_kind(self, kind: Kind) -> Kind:
         """The version in which the kind's objects are stored."""
         if not kind.is_custom:
-            return kind
+            stored = STORED_AS.get((kind.api_version, kind.kind))
+            return kind if stored is None else (self._kinds.named(stored, kind.kind) or kind)
         assert kind.definition is not None
         for entry in kind.definition["spec"]["versions"]:
             if entry.get("storage"):

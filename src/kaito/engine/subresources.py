@@ -61,6 +61,9 @@ class Subresources:
             "token": self._token,
             "log": pods.logs,
             "proxy": pods.proxy,
+            "exec": pods.session_without_socket,
+            "attach": pods.session_without_socket,
+            "portforward": pods.session_without_socket,
         }
 
     async def handle(self, request: Request, target: Target, kind: Kind) -> Response:
@@ -89,7 +92,7 @@ class Subresources:
                     kind, target.namespace, target.name, change, ctx, subresource=subresource
                 )
                 return self._resources.show_object(done, kind, form, request)
-        raise method_not_allowed(request.method.lower(), None)
+        raise method_not_allowed(request.method.lower(), kind if kind.is_custom else None)
 
     # Scale
 
@@ -242,7 +245,8 @@ class Subresources:
 
 
 def _no_replicas(path: tuple[str, ...]) -> str:
-    return f"the spec replicas field {'.'.join(('', *path))!r} does not exist"
+    shown = ".".join(path)
+    return f'the spec replicas field ".{shown}" does not exist'
 
 
 def bound(pod: Manifest, node: str, now: str) -> Manifest:

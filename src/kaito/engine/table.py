@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """kubectl's view of objects: the `Table` form of an object or a list.
 
-Pure: the time comes in. The columns of the built-in kinds are in `kaito.engine.columns`; a custom kind's come from its
-definition's `additionalPrinterColumns`.
+Pure: the time comes in. What a column is stands in `columns.py`; a custom kind's columns come from its definition's
+`additionalPrinterColumns`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from kaito.engine.columns import BUILT_IN_COLUMNS, OTHER_COLUMNS, Column, age, since
+from kaito.engine import builtin
+from kaito.engine.clustercolumns import API_COLUMNS, CORE_COLUMNS, STORAGE_COLUMNS
+from kaito.engine.columns import OTHER_COLUMNS, Column, age, since
 from kaito.engine.jsonpath import JsonPathError, compile_path
 from kaito.engine.kinds import Kind
+from kaito.engine.networkcolumns import NETWORK_COLUMNS
 from kaito.engine.podcolumns import POD_COLUMNS
+from kaito.engine.workloadcolumns import WORKLOAD_COLUMNS
 from kaito.kube.manifest import Manifest
 
 NAME_TEXT = (
@@ -31,6 +35,15 @@ AGE_TEXT = (
     "in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: "
     "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
 )
+
+BUILT_IN_COLUMNS = {
+    ("", "pods"): POD_COLUMNS,
+    **WORKLOAD_COLUMNS,
+    **NETWORK_COLUMNS,
+    **CORE_COLUMNS,
+    **STORAGE_COLUMNS,
+    **API_COLUMNS,
+}
 
 IncludeObject = Literal["None", "Metadata", "Object"]
 
@@ -50,12 +63,15 @@ def view_of(kind: Kind) -> View:
     key = (kind.group, kind.plural)
     if key == ("events.k8s.io", "events"):
         key = ("", "events")
-    columns = POD_COLUMNS if key == ("", "pods") else BUILT_IN_COLUMNS.get(key, OTHER_COLUMNS)
+    columns = BUILT_IN_COLUMNS.get(key, OTHER_COLUMNS)
     return View(tuple(_definition(column) for column in columns), _filler(columns))
 
 
 def _definition(column: Column) -> Manifest:
-    text = {"Name": NAME_TEXT, "Age": AGE_TEXT}.get(column.name, column.description)
+    text = {"Name": NAME_TEXT, "Age": AGE_TEXT, "Created At": AGE_TEXT}.get(column.name, column.description)
+    if column.documents:
+        definition, _, field = column.documents.rpartition(".")
+        text = builtin.field_description(f"io.k8s.api.{definition}", field)
     return {
         "name": column.name,
         "type": column.type,
@@ -154,7 +170,7 @@ def table(
             row["object"] = partial(obj)
         rows.append(row)
     body: Manifest = {"kind": "Table", "apiVersion": f"meta.k8s.io/{version}", "metadata": meta}
-    return {**body, "columnDefinitions": list(view.columns) if with_columns else [], "rows": rows}
+    return {**body, "columnDefinitions": list(view.columns) if with_columns else None, "rows": rows}
 
 
 def partial(obj: Manifest, version: str = "v1") -> Manifest:

@@ -233,8 +233,23 @@ def validate_disruption_budget(obj: Manifest) -> list[FieldError]:
 def validate_quota(obj: Manifest) -> list[FieldError]:
     """What is wrong with a ResourceQuota."""
     hard = (obj.get("spec") or {}).get("hard") or {}
-    return [
-        invalid(f"spec.hard[{name}]", amount, "must be greater than or equal to 0")
-        for name, amount in hard.items()
-        if value_of(amount) < 0
-    ]
+    errors: list[FieldError] = []
+    for name, amount in hard.items():
+        path = f"spec.hard[{name}]"
+        if "/" not in name and name not in _QUOTA_NAMES:
+            errors.append(invalid(path, name, "must be a standard resource type or fully qualified"))
+            errors.append(invalid(path, name, "must be a standard resource for quota"))
+        if value_of(amount) < 0:
+            errors.append(invalid(path, amount, "must be greater than or equal to 0"))
+    return errors
+
+
+_QUOTA_NAMES: Final = frozenset(
+    (
+        *("cpu", "memory", "ephemeral-storage", "requests.cpu", "requests.memory", "requests.storage"),
+        *("requests.ephemeral-storage", "limits.cpu", "limits.memory", "limits.ephemeral-storage"),
+        *("pods", "services", "services.nodeports", "services.loadbalancers", "replicationcontrollers", "secrets"),
+        *("configmaps", "persistentvolumeclaims", "resourcequotas"),
+    )
+)
+"""The names without a domain that a quota may limit."""

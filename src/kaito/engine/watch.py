@@ -184,7 +184,7 @@ class WatchStream:
         return line
 
     def _bookmark(self, revision: int, annotations: dict[str, str] | None = None) -> bytes:
-        meta: Manifest = {"resourceVersion": str(revision), "creationTimestamp": None}
+        meta: Manifest = {"resourceVersion": str(revision)}
         if annotations:
             meta["annotations"] = annotations
         obj = {"kind": self._kind.kind, "apiVersion": self._kind.api_version, "metadata": meta}

@@ -9,6 +9,7 @@ import base64
 import binascii
 import ssl
 from collections.abc import Callable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -84,13 +85,19 @@ class Caller:
 def _tls(config: Manifest) -> ssl.SSLContext:
     if urlsplit(config.get("url", "https:")).scheme != "https":
         raise CallFailed("failed to call webhook: the url must be https")
-    bundle = config.get("caBundle")
-    if not bundle:
-        return ssl.create_default_context()
     try:
-        return ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
+        return _trusting(config.get("caBundle") or "")
     except (binascii.Error, UnicodeDecodeError, ssl.SSLError):
         raise CallFailed("unable to load root certificates: unable to parse bytes as PEM block") from None
+
+
+@lru_cache(maxsize=64)
+def _trusting(bundle: str) -> ssl.SSLContext:
+    """The context for a CA bundle, the same one each time: connections are kept open for it. No bundle: the system's.
+
+    Raises ValueError or ssl.SSLError for a bundle that holds no certificates.
+    """
+    return ssl.create_default_context(cadata=base64.b64decode(bundle).decode() if bundle else None)
 
 
 def _response(body: bytes) -> Manifest:

@@ -101,15 +101,28 @@ class Webhooks:
         *,
         subresource: str,
     ) -> Manifest | None:
-        """The object as the mutating webhooks leave it. Raises StatusError."""
+        """The object as the mutating webhooks leave it. Raises StatusError.
+
+        A webhook with reinvocationPolicy IfNeeded is asked once more when a later one has changed what it saw.
+        """
+        left: list[tuple[Hook, Manifest | None]] = []
         for hook in self._hooks[True]:
             question = Question(operation, kind, obj, old, ctx, subresource)
-            if not self._asked(hook, question):
-                continue
-            response = await self._answer(hook, question)
-            if response is not None and response.get("patch") and obj is not None:
-                obj = _patched(hook, obj, response["patch"])
+            if self._asked(hook, question):
+                obj = await self._mutated(hook, question)
+                left.append((hook, obj))
+        for hook, seen in left:
+            question = Question(operation, kind, obj, old, ctx, subresource)
+            if hook.spec.get("reinvocationPolicy") == "IfNeeded" and obj != seen and self._asked(hook, question):
+                obj = await self._mutated(hook, question)
         return obj
+
+    async def _mutated(self, hook: Hook, question: Question) -> Manifest | None:
+        """The object after one webhook."""
+        response = await self._answer(hook, question)
+        if response is not None and response.get("patch") and question.obj is not None:
+            return _patched(hook, question.obj, response["patch"])
+        return question.obj
 
     async def validate(
         self,

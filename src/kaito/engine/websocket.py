@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""exec and attach over WebSockets, as kubectl speaks them: subprotocols v5 and v4.channel.k8s.io.
+"""exec, attach and port-forward over WebSockets, as kubectl speaks them.
+
+exec and attach: subprotocols v5 and v4.channel.k8s.io. port-forward: SPDY frames, see `kaito.engine.portforward`.
 
 A message is one byte of channel and its data: 0 stdin, 1 stdout, 2 stderr, 3 the final status as JSON, 4 terminal size,
 and in v5 255 to close a channel. What runs behind it is a `Session` of the node.
@@ -16,10 +18,13 @@ from typing import Any
 
 import msgspec
 
-from kaito.engine.podaccess import PodAccess, container_of, node_refusal
-from kaito.engine.requests import Request, Target, is_true
+from kaito.engine import portforward
+from kaito.engine.listener import SPELLED_AS_TOKEN
+from kaito.engine.podaccess import PodAccess, SessionRequest, node_refusal
+from kaito.engine.requests import Request, Target
+from kaito.engine.spdy import SpdyError
 from kaito.engine.status import StatusError, bad_request
-from kaito.engine.stream import NodeError, Session, Streams
+from kaito.engine.stream import NodeError, Session
 from kaito.engine.streaming import Receive, Send
 from kaito.kube.manifest import Manifest
 
@@ -42,45 +47,56 @@ class PodSocket:
         """Run one connection to its end."""
         await receive()
         try:
+            if target.plural != "pods" or target.subresource not in ("exec", "attach", "portforward"):
+                raise bad_request(f"{target.subresource} over WebSockets is not supported by this server")
+            if target.subresource == "portforward":
+                await self._forward(target, scope, receive, send)
+                return
             protocol = _protocol(scope)
-            session = await self._open(request, target)
+            wanted = self._pods.session(request, target)
         except StatusError as error:
             await _refuse(error, send)
             return
         await send({"type": "websocket.accept", "subprotocol": protocol})
         try:
+            session = await self._open(wanted, target.subresource)
+        except NodeError as error:
+            # Refusing the upgrade would make kubectl try an older protocol, and show that one's trouble instead.
+            await send({"type": "websocket.send", "bytes": bytes((ERROR,)) + msgspec.json.encode(failure(error))})
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        try:
             await _Connection(session, receive, send).run()
         finally:
             await session.close()
 
-    async def _open(self, request: Request, target: Target) -> Session:
-        if target.plural != "pods" or target.subresource not in ("exec", "attach"):
-            raise bad_request(f"{target.subresource} over WebSockets is not supported by this server")
-        pod = self._pods.pod(target.namespace, target.name)
-        container = container_of(pod, request.param("container"))
-        streams = _streams(request)
-        node = self._pods.node()
-        if not pod["spec"].get("nodeName"):
-            raise bad_request(f"pod {target.name} does not have a host assigned")
+    async def _forward(self, target: Target, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve a port-forward tunnel until the client goes. Raises StatusError before it is accepted."""
+        pod, node = self._pods.pod(target.namespace, target.name), self._pods.node()
+        if (pod.get("status") or {}).get("phase") != "Running":
+            raise bad_request(f"unable to forward port because pod is not running: {target.name}")
+        if SPELLED_AS_TOKEN not in (scope.get("subprotocols") or []):
+            raise bad_request(f"unable to upgrade: this server speaks {portforward.SUBPROTOCOL}")
+        await send({"type": "websocket.accept", "subprotocol": portforward.SUBPROTOCOL})
+
+        async def out(frame: bytes) -> None:
+            await send({"type": "websocket.send", "bytes": frame})
+
+        tunnel = portforward.Tunnel(lambda port: node.connect(pod, port), out)
         try:
-            if target.subresource == "attach":
-                return await node.attach(pod, container, streams)
-            command = request.query.get("command", [])
-            if not command:
-                raise bad_request("you must specify at least one command for the container")
-            return await node.exec(pod, container, command, streams)
-        except NodeError as error:
-            raise node_refusal(error) from None
+            while (message := await receive())["type"] != "websocket.disconnect":
+                await tunnel.feed(message.get("bytes") or b"")
+        except SpdyError as error:
+            log.warning("port-forward to pod %s/%s: %s", target.namespace, target.name, error)
+            await send({"type": "websocket.close", "code": 1002})
+        finally:
+            await tunnel.close()
 
-
-def _streams(request: Request) -> Streams:
-    def asked(name: str) -> bool:
-        return is_true(request.param(name))
-
-    streams = Streams(asked("stdin"), asked("stdout"), asked("stderr"), asked("tty"))
-    if not (streams.stdin or streams.stdout or streams.stderr):
-        raise bad_request("you must specify at least 1 of stdin, stdout, stderr")
-    return streams
+    async def _open(self, wanted: SessionRequest, subresource: str) -> Session:
+        node = self._pods.node()
+        if subresource == "attach":
+            return await node.attach(wanted.pod, wanted.container, wanted.streams)
+        return await node.exec(wanted.pod, wanted.container, wanted.command, wanted.streams)
 
 
 def _protocol(scope: MutableMapping[str, Any]) -> str:
@@ -151,6 +167,11 @@ class _Connection:
 
     async def _message(self, channel: int, data: bytes) -> None:
         await self._send({"type": "websocket.send", "bytes": bytes((channel,)) + data})
+
+
+def failure(error: NodeError) -> Manifest:
+    """The status of a session that could not begin."""
+    return node_refusal(error).body()
 
 
 def exit_status(code: int) -> Manifest:

@@ -24,7 +24,7 @@ from kaito.kube.cache import CacheReader
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock
 from kaito.kube.drift import desired, is_in_sync, is_noop_merge, projected
-from kaito.kube.errors import AlreadyExists, Conflict, NotFound
+from kaito.kube.errors import AlreadyExists, ApiError, Conflict, NotFound, TooManyRequests, Unavailable
 from kaito.kube.events import Recorder
 from kaito.kube.manifest import Key, Manifest, is_deleting, key_of
 from kaito.kube.plan import Create, Delete, Patch, Plan, RetryLater, Terminal
@@ -74,10 +74,7 @@ class Applier:
         try:
             for patch in plan.patches:
                 await self._patch(patch)
-            for manifest in plan.apply:
-                await self._apply(self._resource_of(manifest), manifest, subresource="")
-            for create in plan.create:
-                await self._create(create)
+            await self._make(plan, resource, key)
             for delete in plan.delete:
                 await self._delete(delete)
             if plan.status is not None:
@@ -159,6 +156,22 @@ class Applier:
             return
         result = projected(answer, desired(manifest)) if is_cached else None
         _keep(self._settled, place, _Settled(digest, result, self._clock.monotonic()))
+
+    async def _make(self, plan: Plan, resource: Resource, key: Key) -> None:
+        """The applies and creates, or what the plan has in store for the case that one of them is refused."""
+        manifest: Manifest = {}
+        try:
+            for manifest in plan.apply:
+                await self._apply(self._resource_of(manifest), manifest, subresource="")
+            for create in plan.create:
+                manifest = create.manifest
+                await self._create(create)
+        except (Conflict, TooManyRequests, Unavailable):
+            raise
+        except ApiError as error:
+            if plan.refused is not None and not error.is_of_dying_namespace:
+                await self.carry_out(plan.refused(manifest, str(error)), resource, key)
+            raise
 
     async def _create(self, create: Create) -> None:
         manifest = create.manifest

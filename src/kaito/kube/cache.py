@@ -7,6 +7,7 @@ The rules, each of which a fault test stands behind:
 - 410, and every error that is not a connection trouble, means a new list: a stale resourceVersion is never retried;
 - so does a server that keeps refusing, or whose resourceVersions went backwards (its data was restored);
 - what a list no longer holds is reported as deleted;
+- of an optional resource that the server does not have there are no objects, and it is looked for again and again;
 - between two attempts there is a pause that grows, so that nothing spins.
 Knows no kind and no controller: `kaito.kube.controller` subscribes.
 """
@@ -22,7 +23,7 @@ from contextlib import aclosing
 from kaito.kube.answer import WatchEvent
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
-from kaito.kube.errors import ApiError, Gone, TooManyRequests, Unavailable
+from kaito.kube.errors import ApiError, Gone, NotFound, TooManyRequests, Unavailable
 from kaito.kube.manifest import Key, Manifest, key_of
 from kaito.kube.queue import backoff_s
 from kaito.kube.resource import Resource
@@ -50,13 +51,18 @@ class Cache:
         *,
         clock: Clock | None = None,
         managers: Sequence[str] = (),
+        optional: bool = False,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.resource = resource
         self.label_selector = label_selector
         self.store = Store(managers)
+        self.optional = optional
+        """The server may not have the resource."""
+        self.served = True
+        """Whether it has, as far as is known."""
         self.synced = asyncio.Event()
-        """Set once the first list is in."""
+        """Set once the first list is in, or once it is known that there is none."""
         self._client = client
         self._clock = clock or RealClock()
         self._chance = chance
@@ -95,7 +101,10 @@ class Cache:
                     await self._list()
                 await self._watch()
             except ApiError as error:
-                self._judge(error)
+                if self.optional and isinstance(error, NotFound):
+                    self._absent()
+                else:
+                    self._judge(error)
             # A server may end a watch when it likes, but not all the time.
             if self._clock.monotonic() - started >= _SHORT_ATTEMPT_S:
                 self._short_attempts = 0
@@ -112,6 +121,17 @@ class Cache:
         if current is None or version_of(current) < version:
             self._ahead.add(key_of(obj))
             self._put(obj)
+
+    def _absent(self) -> None:
+        """The server does not have the resource, so there is nothing of it."""
+        if self.served:
+            _log.info("%s.%s is not served here", self.resource.plural, self.resource.group)
+        self.served = False
+        self._needs_list = True
+        self._ahead.clear()
+        for key in list(self.store.sorted_keys()):
+            self._remove(key)
+        self.synced.set()
 
     def _judge(self, error: ApiError) -> None:
         """Decide what an error means for the next attempt."""
@@ -145,6 +165,7 @@ class Cache:
         self._version = version
         self._needs_list = False
         self._refusals = 0
+        self.served = True
         self.synced.set()
 
     def _is_ahead_of(self, key: Key, version: int) -> bool:
@@ -246,6 +267,10 @@ class CacheReader:
     ) -> list[Manifest]:
         """The objects, sorted by namespace and name; all namespaces when none is given."""
         return _merged([store.select(namespace, labels) for store in self._stores(resource)])
+
+    def serves(self, resource: Resource) -> bool:
+        """Whether the server has the resource, as far as is known."""
+        return any(cache.served for cache in self._caches.get(resource, []))
 
 
 def _merged(lists: Sequence[list[Manifest]]) -> list[Manifest]:

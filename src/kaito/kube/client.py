@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -384,7 +385,10 @@ def _unavailable(where: str, error: BaseException) -> Unavailable:
         return Unavailable(0, "CertificateNotTrusted", f"{where}: its certificate is not trusted; check the login's CA")
     if isinstance(error, asyncio.TimeoutError):
         return Unavailable(0, "Timeout", f"{where}: no answer in time")
-    return Unavailable(0, "NoConnection", f"{where}: no connection ({str(error) or type(error).__name__})")
+    # aiohttp's own words carry the address of an SSL context; the cause below them says what happened.
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    text = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno and cause.errno > 0 else str(cause)
+    return Unavailable(0, "NoConnection", f"{where}: no connection ({text or type(cause).__name__})")
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:

@@ -19,7 +19,7 @@ import yaml
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
-class ConfigError(Exception):
+class ConfigError(ValueError):
     """The login cannot be used; the message names the file, the field and the next step."""
 
 

@@ -33,6 +33,8 @@ Source = tuple[Resource, str | None]
 
 SERVER_TROUBLE_MOST_S = 5.0
 """The longest wait after a failure that is the server's, not the key's: it may be back at any moment."""
+DYING_NAMESPACE_S = 5.0
+"""When to look again at a key whose namespace takes nothing new: as a rule it is gone by then."""
 LEAST_REQUEUE_S = 0.05
 """A plan that wants to be made again at once all the time must not keep a core busy."""
 
@@ -146,6 +148,12 @@ class Loop:
             delay_s = self._queue.retry(key, most_s=SERVER_TROUBLE_MOST_S)
             self._say(logging.WARNING, key, f"{error}", f"again in {delay_s:.3g} s")
         except ApiError as error:
+            if error.is_of_dying_namespace:
+                self.stats.retries += 1
+                self._queue.forget(key)
+                self._queue.add_after(key, DYING_NAMESPACE_S)
+                self._say(logging.DEBUG, key, f"{error}", f"again in {DYING_NAMESPACE_S:.3g} s if it is still there")
+                return
             self.stats.errors += 1
             delay_s = self._queue.retry(key)
             self._say(logging.ERROR, key, f"{error.status} {error.reason}: {error}", f"again in {delay_s:.3g} s")
@@ -264,16 +272,18 @@ class Manager:
     def _prepare(self, controller: AnyController) -> _Running:
         if controller.name in self._running:
             raise ValueError(f"there is a controller {controller.name!r} already")
-        caches = [self._cache(source, controller.name) for source in _sources(controller)]
+        optional = _optional(controller)
+        caches = [self._cache(source, controller.name, optional=source in optional) for source in _sources(controller)]
         running = _Running(Loop(self._client, controller, caches, self._clock))
         self._running[controller.name] = running
         return running
 
-    def _cache(self, source: Source, manager: str) -> Cache:
+    def _cache(self, source: Source, manager: str, *, optional: bool) -> Cache:
         cache = self._caches.get(source)
         if cache is None:
-            cache = Cache(self._client, *source, clock=self._clock)
+            cache = Cache(self._client, *source, clock=self._clock, optional=optional)
             self._caches[source] = cache
+        cache.optional = cache.optional and optional
         cache.store.managers.add(manager)
         return cache
 
@@ -291,3 +301,9 @@ def _sources(controller: AnyController) -> list[Source]:
     wanted = [(controller.resource, controller.label_selector)]
     wanted += [(watch.resource, watch.label_selector) for watch in controller.watches]
     return list(dict.fromkeys(wanted))
+
+
+def _optional(controller: AnyController) -> set[Source]:
+    """What the server need not have."""
+    needed = {(watch.resource, watch.label_selector) for watch in controller.watches if not watch.optional}
+    return {(watch.resource, watch.label_selector) for watch in controller.watches if watch.optional} - needed

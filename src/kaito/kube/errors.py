@@ -43,6 +43,11 @@ class ApiError(Exception):
         causes: list[Manifest] = self.details.get("causes") or []
         return causes
 
+    @property
+    def is_of_dying_namespace(self) -> bool:
+        """Whether the server refused to make something because the namespace is on its way out."""
+        return any(cause.get("reason") == "NamespaceTerminating" for cause in self.causes)
+
 
 class NotFound(ApiError):
     """The object, or the kind itself, is not there."""

@@ -41,6 +41,9 @@ class Reader(Protocol):
     ) -> list[Manifest]:
         """The objects, sorted by namespace and name; all namespaces when none is given."""
 
+    def serves(self, resource: Resource) -> bool:
+        """Whether the server has the kind. Only one that is watched as optional can be missing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Delete:
@@ -98,6 +101,9 @@ class Plan:
     events: tuple[Event, ...] = ()
     requeue_after_s: float | None = None
     """Plan again after this time even if nothing changed (a deadline, a poll of the outside)."""
+    refused: Callable[[Manifest, str], Plan] | None = field(default=None, compare=False)
+    """What to do in place of the rest when the server refuses a manifest that should be applied or created, given that
+    and what it said. The key is tried again with backoff all the same."""
 
 
 class RetryLater(Exception):
@@ -115,6 +121,8 @@ class Watch:
     resource: Resource
     keys: Callable[[Manifest], Iterable[Key]]
     label_selector: str | None = None
+    optional: bool = False
+    """The server may not have the kind (yet): then there are no objects of it, and `Reader.serves` says so."""
 
 
 def owner_keys(kind: str) -> Callable[[Manifest], Iterable[Key]]:

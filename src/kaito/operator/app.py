@@ -39,8 +39,10 @@ from kaito.operator.facts import catalogue_lookup
 from kaito.operator.metrics import exposition
 from kaito.operator.provisioners.byo import BYO
 from kaito.operator.provisioners.local import LOCAL
+from kaito.operator.provisioners.nodeclaim import node_claim_provisioner
+from kaito.operator.provisioners.nodepool import NodeClass, node_pool_provisioner
 from kaito.operator.provisioners.survey import Provisioner
-from kaito.operator.settings import ProvisionerName, Settings
+from kaito.operator.settings import Settings
 from kaito.operator.workspace.controller import workspace_controller
 
 FIELD_MANAGER = "kaito-operator"
@@ -64,7 +66,7 @@ async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None 
         await _reached(client, config.server, clock)
         if settings.install_crds:
             await _install_crds(client, clock)
-        controller = workspace_controller(settings, _provisioner(settings.provisioner), catalogue_lookup)
+        controller = workspace_controller(settings, _provisioner(settings), catalogue_lookup)
         manager = Manager(client, [controller], clock=clock)
         async with _webhook(client, settings, clock), _monitoring(manager, settings):
             _log.info("operator runs against %s with provisioner %s", config.server, settings.provisioner)
@@ -77,12 +79,16 @@ async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None 
                 await manager.run()
 
 
-def _provisioner(name: ProvisionerName) -> Provisioner:
-    match name:
+def _provisioner(settings: Settings) -> Provisioner:
+    match settings.provisioner:
         case "local":
             return LOCAL
         case "byo":
             return BYO
+        case "nodeclaim":
+            return node_claim_provisioner(settings.cloud, settings.node_image_family)
+        case "karpenter":
+            return node_pool_provisioner(NodeClass(*settings.node_class.split("/")))
 
 
 def _version() -> str:

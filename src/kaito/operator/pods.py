@@ -17,7 +17,7 @@ from kaito.kube.manifest import Manifest
 
 GPU_RESOURCE = "nvidia.com/gpu"
 HEALTH_PATH = "/health"
-STARTUP_PERIOD_S = 2
+STARTUP_PERIOD_S = 1
 READINESS_PERIOD_S = 5
 LIVENESS_PERIOD_S = 10
 PROBE_TIMEOUT_S = 5
@@ -93,6 +93,16 @@ def tolerations() -> list[Manifest]:
         {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
         {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"},
     ]
+
+
+def spot_toleration() -> Manifest:
+    """The taint that Azure puts on machines that it may take back."""
+    return {
+        "key": "kubernetes.azure.com/scalesetpriority",
+        "operator": "Equal",
+        "value": "spot",
+        "effect": "NoSchedule",
+    }
 
 
 def node_affinity(requirements: Sequence[Manifest]) -> Manifest:

@@ -10,13 +10,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from kaito.api.contracts import Engine
 
-ProvisionerName = Literal["local", "byo"]
+ProvisionerName = Literal["local", "byo", "nodeclaim", "karpenter"]
+CloudName = Literal["azure", "aws", "arc"]
+ImageFamilyName = Literal["ubuntu", "azurelinux"]
+CLOUDS = ("azure", "aws", "arc")
+ORDERING = ("nodeclaim",)
+"""The provisioners that need to know the cloud."""
+KAITO_PROVISIONERS = {"azure-gpu-provisioner": "nodeclaim"}
+"""What KAITO v0.12 calls a provisioner, and what it is called here."""
 DEFAULT_RUNTIME_IMAGE = "ghcr.io/kaito-project/kaito-runtime:0.1.0"
 
 
@@ -32,7 +39,15 @@ class Settings(BaseModel):
     kubeconfig: Path | None = None
     """The kubeconfig file of the cluster; without it the operator uses the service account of its own pod."""
     provisioner: ProvisionerName = "byo"
-    """Where nodes come from: `local` takes this one machine, `byo` the nodes that carry the Workspace's labels."""
+    """Where nodes come from: `local` takes this one machine, `byo` the nodes that carry the Workspace's labels,
+    `nodeclaim` orders them one by one from Karpenter or the gpu-provisioner, `karpenter` by a NodePool for each
+    Workspace."""
+    node_class: str = "karpenter.azure.com/AKSNodeClass/default"
+    """The node class of the NodePools, as group/Kind/name; the annotation kaito.sh/node-class-name names another."""
+    cloud: CloudName = "azure"
+    """The cloud that nodes are ordered in."""
+    node_image_family: ImageFamilyName = "ubuntu"
+    """The operating system of ordered nodes, where the Workspace has no annotation kaito.sh/node-image-family."""
     default_runtime: Engine = "vllm"
     """The engine of Workspaces without the annotation kaito.sh/runtime."""
     runtime_image: str = DEFAULT_RUNTIME_IMAGE
@@ -77,6 +92,11 @@ def read(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
             raise BadSettings(f"--local-weights names {folder}, which is not a folder: create it or leave it out.")
     if given.kubeconfig is not None and not given.kubeconfig.is_file():
         raise BadSettings(f"--kubeconfig names {given.kubeconfig}, which does not exist: give a kubeconfig file.")
+    named = environ.get("CLOUD_PROVIDER", "")
+    if given.provisioner in ORDERING and given.cloud is None and named.lower() not in ("", *CLOUDS):
+        raise BadSettings(f"CLOUD_PROVIDER is {named}, where nodes cannot be ordered: set it to {', '.join(CLOUDS)}.")
+    if given.cloud is None:
+        given.cloud = named.lower() if named.lower() in CLOUDS else Settings().cloud
     changed = {
         "local_weights": tuple(str(Path(folder).absolute()) for folder in folders),
         "weights_cache": str(Path(given.weights_cache).absolute()) if given.weights_cache else "",
@@ -98,6 +118,17 @@ def _workers(text: str) -> int:
     return workers
 
 
+def _node_class(text: str) -> str:
+    parts = text.split("/")
+    if len(parts) != 3 or not all(parts):
+        raise argparse.ArgumentTypeError(f"{text} is no node class: write it as group/Kind/name")
+    return text
+
+
+def _provisioner(text: str) -> str:
+    return KAITO_PROVISIONERS.get(text, text)
+
+
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     base = Settings()
     parser = argparse.ArgumentParser(prog="kaito-operator", description="Reconciles kaito Workspaces.")
@@ -110,7 +141,10 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         parser.add_argument(flag, help=text, **options)
 
     add("--kubeconfig", type=Path, metavar="FILE")
-    add("--provisioner", choices=("local", "byo"))
+    add("--provisioner", type=_provisioner, choices=get_args(ProvisionerName))
+    add("--node-class", type=_node_class, metavar="GROUP/KIND/NAME")
+    add("--cloud", default=None, choices=CLOUDS)
+    add("--node-image-family", choices=("ubuntu", "azurelinux"))
     add("--default-runtime", choices=("vllm", "transformers"))
     add("--runtime-image", default=environ.get("KAITO_RUNTIME_IMAGE", base.runtime_image), metavar="IMAGE")
     add("--local-weights", action="append", default=[], metavar="DIR[,DIR]")

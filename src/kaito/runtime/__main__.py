@@ -8,8 +8,10 @@ Imports no engine and no torch; what needs them runs in a child process.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from kaito.runtime.demo import DEMO_ID, build
 from kaito.runtime.serve.app import serve
@@ -33,7 +35,16 @@ def main() -> None:
     arguments = parser().parse_args()
     if arguments.command == "serve":
         sys.exit(serve(arguments.config, from_environment()))
-    sys.exit(build(arguments.out, arguments.id))
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        sys.exit(build(arguments.out, arguments.id, from_environment().environment))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a build as Ctrl-C does: what is half made is removed."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -15,12 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+from kaito.runtime.serve.guard import tie_to_parent
+from kaito.runtime.serve.launch import cpu_threads
 
 DEMO_ID = "kaito/demo-phi-3"
 MARKER = "kaito-demo.sha256"
 """A file in the model's folder that says what it was made from."""
 SOURCES = ("demo_corpus.txt", "demo_text.py", "demo_train.py")
+THREADS = 2
+"""As many as `demo_train.py` computes on, wherever it runs: its result depends on the number."""
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -38,8 +44,11 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def build(out: Path, model_id: str = DEMO_ID) -> int:
-    """Make sure that `out/<model_id>` holds the demo model; 0 when it does, 1 with one line on stderr when not."""
+def build(out: Path, model_id: str, environment: Mapping[str, str]) -> int:
+    """Make sure that `out/<model_id>` holds the demo model; 0 when it does, 1 with one line on stderr when not.
+
+    The training gets the environment. An interruption ends it and leaves nothing half made.
+    """
     if MODEL_ID.fullmatch(model_id) is None:
         return complain(f"{model_id!r} is no model id; write ORG/NAME, for example {DEMO_ID}.")
     place = out / model_id
@@ -54,7 +63,7 @@ def build(out: Path, model_id: str = DEMO_ID) -> int:
             made = Path(folder) / "model"
             if is_current(out / DEMO_ID):
                 shutil.copytree(out / DEMO_ID, made)
-            elif (code := train_into(made)) != 0:
+            elif (code := train_into(made, environment)) != 0:
                 return code
             return put(made, place)
     except OSError as error:
@@ -67,12 +76,19 @@ def is_current(place: Path) -> bool:
     return marker.is_file() and marker.read_text("utf-8").strip() == fingerprint()
 
 
-def train_into(made: Path) -> int:
+def train_into(made: Path, environment: Mapping[str, str]) -> int:
     """Train into a new folder; the exit code."""
     say("demo model: training a small Phi-3 on the CPU, once (under a minute on two idle cores)")
     started = time.monotonic()
     command = [sys.executable, "-m", "kaito.runtime.demo_train", "--out", str(made)]
-    code = subprocess.run(command, check=False).returncode
+    # A session of its own: on Ctrl-C we end it, and a terminal does not see it break off in the middle.
+    code = subprocess.run(
+        command,
+        check=False,
+        env={**environment, **cpu_threads(THREADS)},
+        start_new_session=True,
+        preexec_fn=tie_to_parent,
+    ).returncode
     if code != 0:
         packages = "it needs the packages of `pip install 'kaito[transformers]'`"
         return complain(f"the training ended with code {code}; {packages}.")

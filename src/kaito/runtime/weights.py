@@ -112,7 +112,7 @@ async def resolve(source: ModelSource, settings: Settings) -> Weights:
     detail = "; ".join([*problems, trouble])
     raise Failed(
         REASON_WEIGHTS_NOT_FOUND,
-        f"No weights of {source.id} in {len(folders)} local folders, and {detail}.",
+        f"No weights of {source.id} on this machine, and {detail}.",
         next_step(source, refused="refuses" in trouble),
     )
 
@@ -121,7 +121,7 @@ def next_step(source: ModelSource, *, refused: bool) -> str:
     """What the user can do about missing weights."""
     if source.id.split("/")[0].casefold() == DEMO_ORGANISATION:
         return "Build the demo model with `kaito-runtime demo-model --out DIR` and start with `kaito up --weights DIR`."
-    step = f"Put the weights into DIR/{source.id}/ and start with `kaito up --weights DIR`"
+    step = f"Put them into DIR/{source.id}/ and start with `kaito up --weights DIR`"
     if refused:
         return step + ", or name a Secret with an HF_TOKEN that may read it in presetOptions.modelAccessSecret."
-    return step + ", or give this machine access to the hub."
+    return step + ", or let this machine reach the hub."

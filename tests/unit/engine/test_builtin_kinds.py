@@ -40,7 +40,7 @@ def errors_of(obj: Manifest) -> list[str]:
 def test_unknown_fields_are_named_with_their_place() -> None:
     obj = {"metadata": {"labls": {}}, "spec": {"containers": [{"imagePulPolicy": "x"}], "restartPolcy": "x"}}
     assert decode(obj, "v1", "Pod") == ["metadata.labls", "spec.containers[0].imagePulPolicy", "spec.restartPolcy"]
-    assert obj == {"metadata": {}, "spec": {"containers": [{}]}}
+    assert obj == {"metadata": {}, "spec": {"containers": [{"resources": {}}]}}
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,17 @@ def test_too_many_operations_are_refused() -> None:
         ({"a": {"b": 1}}, {"a": {"c": 2}}, {"a": {"b": 1, "c": 2}}),
         ({"a": [1]}, {"a": [2]}, {"a": [2]}),
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
-        ({"a": "b"}, ["c"], ["c"]),
+        ({"a": "b"}, {"a": {"c": None}}, {"a": {}}),
     ],
 )
 def test_a_merge_patch(document: dict[str, Any], patch: Any, expected: Any) -> None:
     assert merge_patch(document, patch) == expected
+
+
+def test_a_merge_patch_that_is_no_map_is_a_bad_request() -> None:
+    with pytest.raises(PatchError, match="cannot unmarshal array into Go value of type map") as raised:
+        merge_patch({"a": "b"}, ["c"])
+    assert raised.value.status == 400
 
 
 POD = {
@@ -120,9 +126,14 @@ def test_retained_keys_replace_a_volume_source() -> None:
 
 def test_primitive_lists_merge_and_lose_items() -> None:
     added = strategic({"metadata": {"finalizers": ["three/f", "one/f"]}})
-    assert added["metadata"]["finalizers"] == ["one/f", "two/f", "three/f"]
+    assert added["metadata"]["finalizers"] == ["three/f", "one/f", "two/f"]
     dropped = strategic({"metadata": {"$deleteFromPrimitiveList/finalizers": ["one/f"]}})
     assert dropped["metadata"]["finalizers"] == ["two/f"]
+
+
+def test_new_items_stand_where_the_patch_has_them_before_those_of_the_server() -> None:
+    patched = strategic({"spec": {"containers": [{"name": "z", "image": "9"}]}})
+    assert [item["name"] for item in patched["spec"]["containers"]] == ["z", "a", "b"]
 
 
 def test_the_wanted_order_is_kept_around_items_of_the_server() -> None:

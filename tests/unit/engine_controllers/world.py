@@ -43,6 +43,9 @@ class World:
     def get(self, resource: Resource, name: str, namespace: str = "") -> Manifest | None:
         return self.objects.get((resource, Key(namespace, name)))
 
+    def serves(self, resource: Resource) -> bool:
+        return True
+
     def owned_by(self, resource: Resource, uid: str) -> Manifests:
         return [o for o in self.list(resource) if (controller_of(o) or {}).get("uid") == uid]
 

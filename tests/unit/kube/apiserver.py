@@ -56,7 +56,7 @@ class ApiServer:
         self.compacted = 0
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.answers: list[tuple[str, Answer]] = []
-        """Answers given, once each, instead of the real one: to `watch`, `list` or an HTTP method."""
+        """Answers given, once each, instead of the real one: to `watch`, `list`, an HTTP method or a path."""
         self.thawed = asyncio.Event()
         self.thawed.set()
         self.changed = asyncio.Condition()
@@ -145,7 +145,7 @@ class ApiServer:
         await self.thawed.wait()
         kind = _kind_of(request.method, request.path, query)
         for index, (what, answer) in enumerate(self.answers):
-            if what in (kind, request.method):
+            if what in (kind, request.method, request.path):
                 del self.answers[index]
                 return answer(request)
         collection, name, subresource = _split(request.path)

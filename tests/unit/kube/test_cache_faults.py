@@ -16,9 +16,11 @@ from kaito.kube.cache import Cache
 from kaito.kube.manifest import Key, Manifest, key_of
 from kaito.kube.resource import CONFIG_MAPS
 from tests.unit.kube.apiserver import ApiServer, refusal, running, status_object
-from tests.unit.kube.waiting import background, until
+from tests.unit.kube.waiting import HurriedClock, background, until
 
 PLACE = "/api/v1/configmaps"
+FASTER = 5.0
+"""How much faster the cache's own pauses pass than the server's silence."""
 
 
 def config_map(name: str, value: str = "1") -> Manifest:
@@ -40,7 +42,7 @@ async def watched() -> AsyncIterator[tuple[ApiServer, Cache]]:
     async with running() as server, server.client() as client:
         for name in ("changed", "kept", "removed"):
             await server.put(PLACE, config_map(name))
-        cache = Cache(client, CONFIG_MAPS, chance=lambda: 0.0)
+        cache = Cache(client, CONFIG_MAPS, chance=lambda: 0.0, clock=HurriedClock(FASTER))
         async with background(cache.run()):
             await until(lambda: bool(server.watches))
             yield server, cache
@@ -188,14 +190,14 @@ async def test_a_watch_that_always_ends_at_once_is_asked_for_ever_less_often() -
     async with watched() as (server, _):
         server.answers += [("watch", refusal(410, "Expired"))] * 50
         await server.drop_watches()
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(0.8 / FASTER)
         # 50 + 100 + 200 + 400 ms of pauses fit: five attempts, and the one before the fault.
         assert server.count("watch") <= 6
 
 
 async def test_a_silent_server_that_sends_bookmarks_is_left_alone() -> None:
     async with watched() as (server, _):
-        for _ in range(6):
+        for _ in range(4):  # Longer than the watch bears silence.
             await asyncio.sleep(0.1)
             await server.bookmark(PLACE)
         assert server.count("watch") == 1
@@ -218,7 +220,7 @@ async def test_a_consumer_that_blocks_for_long_misses_nothing() -> None:
         sizes: list[int] = []
 
         def slow(old: Manifest | None, new: Manifest | None) -> None:
-            time.sleep(0.02)
+            time.sleep(0.005)
             sizes.append(len(cache.store))
 
         cache.subscribe(slow)

@@ -16,7 +16,7 @@ from aiohttp import web
 from kaito.kube import errors
 from kaito.kube.answer import decode_event
 from kaito.kube.auth import parse_credential
-from kaito.kube.client import Client
+from kaito.kube.client import Client, Timeouts
 from kaito.kube.clock import VirtualClock
 from kaito.kube.config import ConfigError, ExecPlugin
 from kaito.kube.manifest import Manifest
@@ -102,7 +102,7 @@ async def test_a_server_that_stays_busy_is_an_error_in_the_end(server: ApiServer
 
 
 async def test_no_connection_no_answer_and_a_lost_one_are_unavailable(server: ApiServer) -> None:
-    async with server.client() as client:
+    async with Client(server.config, timeouts=Timeouts(request_s=0.2)) as client:
         server.thawed.clear()
         with pytest.raises(errors.Unavailable, match="no answer in time") as caught:
             await client.list_objects(CONFIG_MAPS)

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from kaito.kube.controller import Manager
 from kaito.kube.manifest import Key, Manifest, owner_reference
@@ -35,6 +36,7 @@ from tests.unit.kube.apiserver import ApiServer, refusal, running
 from tests.unit.kube.waiting import background, until
 
 WIDGETS = Resource("example.io", "v1", "widgets", "Widget")
+GADGETS = Resource("example.io", "v1", "gadgets", "Gadget")
 WIDGET_PLACE = "/apis/example.io/v1/widgets"
 MAP_PLACE = "/api/v1/configmaps"
 EVENT_PLACE = "/api/v1/events"
@@ -113,7 +115,7 @@ def is_ready(server: ApiServer, name: str = "w") -> bool:
     return bool(server.objects[WIDGET_PLACE][name].get("status", {}).get("ready"))
 
 
-async def settled(server: ApiServer, manager: Manager, *, for_s: float = 0.1) -> int:
+async def settled(server: ApiServer, manager: Manager, *, for_s: float = 0.04) -> int:
     """The number of writes once none has come for a while."""
     writes = -1
     while writes != sum(server.count(verb) for verb in WRITES) or not manager.is_idle:
@@ -244,6 +246,21 @@ async def test_a_conflict_is_tried_again(caplog: pytest.LogCaptureFixture) -> No
     assert "widgets default/w: no; again in" in caplog.text
 
 
+async def test_a_dying_namespace_is_no_error_and_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "kaito")
+    body = {"kind": "Status", "code": 403, "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
+    async with running() as server, server.client() as client:
+        await server.put(WIDGET_PLACE, widget("w"))
+        server.answers += [("PATCH", lambda request: web.json_response(body, status=403))] * 3
+        manager = Manager(client, [CONTROLLER])
+        async with background(manager.run()):
+            await until(lambda: manager.stats["widgets"].reconciles > 0)
+            await asyncio.sleep(0.05)
+            stats = manager.stats["widgets"]
+            assert (stats.reconciles, stats.errors, stats.retries) == (1, 0, 1)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("raised", "tries_again", "told"),
     [
@@ -361,3 +378,53 @@ async def test_events_are_counted_and_losing_them_fails_nothing() -> None:
         await server.put(WIDGET_PLACE, widget("second"))
         await until(lambda: is_ready(server, "second"))
         assert manager.stats["widgets"].errors == 0
+
+
+@pytest.mark.parametrize("verb", ["POST", "PATCH"])
+async def test_a_manifest_that_is_refused_is_told_and_tried_again(verb: str) -> None:
+    def refused(manifest: Manifest, said: str) -> Plan:
+        return Plan(status={"said": f"{manifest['kind']} {said}"})
+
+    def ordering(seen: Seen) -> Plan:
+        child = child_of(seen.widget)
+        changes: dict[str, Any] = {"apply": (child,)} if verb == "PATCH" else {"create": (Create(child),)}
+        return Plan(**changes, status={"said": "made"}, refused=refused)
+
+    async with running() as server, server.client() as client:
+        server.answers += [(verb, refusal(422, "Invalid"))]
+        await server.put(WIDGET_PLACE, widget("w"))
+        manager = Manager(client, [planning(ordering)])
+        seen: list[str] = []
+        server.normalise = lambda obj: seen.append((obj.get("status") or {}).get("said", ""))
+        async with background(manager.run()):
+            await until(lambda: "made" in seen)
+            assert manager.stats["widgets"].errors == 1
+        assert [said for said in seen if said] == ["ConfigMap no", "made"]
+
+
+async def test_a_kind_that_is_optional_may_be_missing_and_come_later() -> None:
+    """The controller works meanwhile, and hears of the kind's objects once there are any."""
+
+    def telling(seen: Seen) -> Plan:
+        return Plan(status={"served": seen.child is not None})
+
+    def looking(reader: Reader, key: Key) -> Seen | None:
+        found = reader.get(WIDGETS, key.name, key.namespace)
+        assert reader.list(GADGETS) == [] or reader.serves(GADGETS)
+        return None if found is None else Seen(found, {} if reader.serves(GADGETS) else None)
+
+    gadgets = Watch(GADGETS, lambda obj: [Key("default", "w")], optional=True)
+    controller = replace(planning(telling), observe=looking, watches=(gadgets,))
+
+    def told(server: ApiServer) -> Any:
+        return server.objects[WIDGET_PLACE]["w"].get("status")
+
+    async with running() as server, server.client() as client:
+        server.answers += [("/apis/example.io/v1/gadgets", refusal(404, "NotFound"))] * 50
+        await server.put(WIDGET_PLACE, widget("w"))
+        manager = Manager(client, [controller])
+        async with background(manager.run()):
+            await until(lambda: told(server) == {"served": False})
+            server.answers.clear()
+            await server.put("/apis/example.io/v1/gadgets", {**widget("g"), "kind": "Gadget"})
+            await until(lambda: told(server) == {"served": True})

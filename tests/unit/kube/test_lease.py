@@ -45,7 +45,7 @@ class World:
         steps = max(1, round(seconds / 0.5))
         for _ in range(steps):
             await self.clock.advance(seconds / steps)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
 
     @property
     def spec(self) -> dict[str, Any]:

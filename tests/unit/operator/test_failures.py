@@ -12,6 +12,7 @@ import pytest
 from kaito.api import names
 from kaito.kube.manifest import Manifest
 from kaito.operator.workspace.failures import Cause, cause_of, progress_of
+from kaito.operator.workspace.status import MAX_MESSAGE_BYTES
 from tests.builders import container_status, pod
 
 FAILURE = json.dumps({"reason": "ModelWeightsNotFound", "message": "No weights in /w", "next_step": "Give --weights"})
@@ -46,6 +47,13 @@ CASES = [
     (with_container(state=ended(message=WRONG_REASON)), names.REASON_ENGINE_FAILED, "Odd."),
     (with_container(state=waits("CrashLoopBackOff"), lastState=ended(reason="OOMKilled")), names.REASON_OOM_KILLED, ""),
     (with_container(state=waits("ErrImagePull", message="no command for x")), names.REASON_IMAGE_PULL, "no command"),
+    (
+        with_container(
+            state=waits("ImagePullBackOff", message='Back-off pulling image "x:1": ErrImagePull: no command for x')
+        ),
+        names.REASON_IMAGE_PULL,
+        "no command for x.",
+    ),
     (with_container(state=waits("ImagePullBackOff")), names.REASON_IMAGE_PULL, "ImagePullBackOff for image"),
     (
         with_container(state=waits("CreateContainerConfigError", message="secret gone")),
@@ -114,3 +122,12 @@ def test_progress_names_what_is_waited_for(pods: list[Manifest], says: str) -> N
     cause: Cause = progress_of(pods, 1)
     assert says in cause.message
     assert (cause.reason, cause.is_failure) == (names.REASON_INFERENCE_PENDING, False)
+
+
+@pytest.mark.parametrize("message", ["Wrong", "Wrong: " + "ä" * 400])
+def test_a_long_message_keeps_its_next_step_within_a_condition(message: str) -> None:
+    said = json.dumps({"reason": "InferenceEngineFailed", "message": message, "next_step": "Use a smaller model."})
+    cause = cause_of([with_container(state=ended(message=said))])
+    assert cause is not None
+    assert cause.message.startswith("Wrong") and cause.message.endswith(" Use a smaller model.")
+    assert len(cause.message.encode()) <= MAX_MESSAGE_BYTES

@@ -73,6 +73,8 @@ UNSERVABLE = [
      names.REASON_INVALID_SPEC, "from 0 to 1"),
     (workspace(inference={"adapters": [{"source": {"name": "a", **VOLUME}}] * 2}),
      names.REASON_INVALID_SPEC, "occurs twice"),
+    (workspace(metadata={"annotations": {names.TOLERATIONS_ANNOTATION: "team=x:Sometimes"}}),
+     names.REASON_INVALID_SPEC, "team=x:Sometimes"),
     (workspace(metadata={"annotations": {names.RUNTIME_ANNOTATION: "transformers"}},
                inference={"preset": {"name": "phi-4-mini-instruct"}}),
      names.REASON_INVALID_SPEC, "cannot be served by transformers"),
@@ -96,7 +98,7 @@ def test_what_cannot_be_served_becomes_a_condition_and_nothing_is_created(
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        (None, "ConfigMap mine does not exist in namespace default: create it."),
+        (None, "ConfigMap mine does not exist in namespace default: create it with the key"),
         (config_map("mine", other="x"), "has no key inference_config.yaml"),
         (config_map("mine", **{"inference_config.yaml": "vllm: {"}), "is not YAML"),
         (config_map("mine", **{"inference_config.yaml": "- a"}), "is not a map"),
@@ -199,6 +201,27 @@ def test_a_users_own_affinity_and_tolerations_are_kept_and_narrowed() -> None:
     keys = [[term["key"] for term in terms["matchExpressions"]] for terms in required["nodeSelectorTerms"]]
     assert keys == [["disk", "apps"], ["zone", "apps"]]
     assert spec["tolerations"][0] == toleration and len(spec["tolerations"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "tolerations"),
+    [
+        ("team", [{"key": "team", "operator": "Exists"}]),
+        ("team:NoExecute", [{"key": "team", "operator": "Exists", "effect": "NoExecute"}]),
+        ("a.io/team=x", [{"key": "a.io/team", "operator": "Equal", "value": "x"}]),
+        (
+            "team=x:NoSchedule, b=:NoExecute,",
+            [
+                {"key": "team", "operator": "Equal", "value": "x", "effect": "NoSchedule"},
+                {"key": "b", "operator": "Equal", "value": "", "effect": "NoExecute"},
+            ],
+        ),
+    ],
+)
+def test_taints_that_the_user_names_are_accepted(text: str, tolerations: list[Manifest]) -> None:
+    manifest = workspace(metadata={"annotations": {names.TOLERATIONS_ANNOTATION: text}})
+    spec = applied(planned(manifest, node()), "StatefulSet")["spec"]["template"]["spec"]
+    assert spec["tolerations"][2:] == tolerations
 
 
 def test_a_long_message_is_cut_between_characters() -> None:

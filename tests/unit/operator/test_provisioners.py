@@ -9,7 +9,8 @@ import pytest
 from kaito.kube.manifest import Manifest
 from kaito.operator.provisioners.byo import BYO
 from kaito.operator.provisioners.local import LOCAL
-from kaito.operator.provisioners.survey import Provisioner, Requirement, Wish, matches
+from kaito.operator.provisioners.survey import Provisioner, matches
+from kaito.operator.provisioners.wish import Requirement, Wish
 from kaito.operator.workspace.nodes import hardware_of
 from tests.builders import node
 

@@ -46,6 +46,28 @@ def test_the_environment_names_the_image_and_the_namespace() -> None:
     assert (found.runtime_image, found.namespace) == ("example.com/r:2", "mine")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environ", "expected"),
+    [
+        (["--provisioner", "nodeclaim"], {}, ("nodeclaim", "azure", "ubuntu")),
+        (["--provisioner", "azure-gpu-provisioner"], {"CLOUD_PROVIDER": "AWS"}, ("nodeclaim", "aws", "ubuntu")),
+        (["--cloud", "arc", "--node-image-family", "azurelinux"], {}, ("byo", "arc", "azurelinux")),
+    ],
+)
+def test_where_nodes_are_ordered_is_chosen_as_in_kaito(
+    arguments: list[str], environ: dict[str, str], expected: tuple[str, str, str]
+) -> None:
+    found = read(arguments, environ)
+    assert (found.provisioner, found.cloud, found.node_image_family) == expected
+
+
+def test_an_unknown_cloud_of_the_environment_matters_only_where_nodes_are_ordered() -> None:
+    assert read([], {"CLOUD_PROVIDER": "moon"}).cloud == "azure"
+    with pytest.raises(BadSettings, match="CLOUD_PROVIDER is moon"):
+        read(["--provisioner", "nodeclaim"], {"CLOUD_PROVIDER": "moon"})
+    assert read(["--provisioner", "nodeclaim", "--cloud", "aws"], {"CLOUD_PROVIDER": "moon"}).cloud == "aws"
+
+
 @pytest.mark.parametrize("flag", ["--local-weights", "--kubeconfig"])
 def test_a_path_that_does_not_exist_is_named(flag: str) -> None:
     with pytest.raises(BadSettings, match=f"{flag} names /does/not/exist"):

@@ -52,18 +52,18 @@ def test_a_model_that_is_there_is_not_built_again(tmp_path: Path, capsys: pytest
     place = tmp_path / demo.DEMO_ID
     place.mkdir(parents=True)
     (place / demo.MARKER).write_text(demo.fingerprint())
-    assert demo.build(tmp_path) == 0
+    assert demo.build(tmp_path, demo.DEMO_ID, {}) == 0
     assert "there already" in capsys.readouterr().out
 
 
 def test_other_weights_are_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = tmp_path / "microsoft" / "Phi-3-mini-4k-instruct"
     place.mkdir(parents=True)
-    assert demo.build(tmp_path, "microsoft/Phi-3-mini-4k-instruct") == 1
+    assert demo.build(tmp_path, "microsoft/Phi-3-mini-4k-instruct", {}) == 1
     assert "other weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["", "../x", "a/b/c", "/etc"])
 def test_an_id_that_is_none_is_refused(tmp_path: Path, wrong: str) -> None:
-    assert demo.build(tmp_path, wrong) == 1
+    assert demo.build(tmp_path, wrong, {}) == 1
     assert list(tmp_path.iterdir()) == []

@@ -16,12 +16,14 @@ from typing import Any
 from kaito.engine.controllers import (
     daemonset,
     deployment,
+    disruption,
     endpointslice,
     garbage,
     job,
     namespace,
     nodelifecycle,
     podgc,
+    quota,
     replicaset,
     scheduler,
     statefulset,
@@ -31,7 +33,7 @@ from kaito.kube.plan import Controller
 from kaito.kube.resource import Resource
 
 AnyController = Controller[Any]
-COLLECTOR_NAMES = ("garbage-collector", "namespace-controller")
+COLLECTOR_NAMES = ("garbage-collector", "namespace-controller", quota.NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ def controllers(settings: Settings) -> tuple[AnyController, ...]:
         scheduler.controller(),
         nodelifecycle.controller(settings.started),
         podgc.controller(),
+        disruption.controller(),
         namespace.furnisher(settings.authority),
         volume.class_installer(),
         volume.binder(settings.volume_root),
@@ -67,4 +70,4 @@ def controllers(settings: Settings) -> tuple[AnyController, ...]:
 
 def collectors(resources: Sequence[Resource]) -> tuple[AnyController, ...]:
     """The controllers that see everything; `resources`: one for each served kind, in one version."""
-    return (garbage.controller(resources), namespace.emptier(resources))
+    return (garbage.controller(resources), namespace.emptier(resources), quota.controller(resources))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -89,6 +90,7 @@ class NodeAgent:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._others: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[None] | None = None
+        self._network = addresses.pod_network(data_dir, os.getuid())
         self._own_addresses = addresses.pods_can_have_addresses()
         self._ready = asyncio.Event()
 
@@ -239,7 +241,7 @@ class NodeAgent:
         if pod["spec"].get("hostNetwork") or not self._own_addresses:
             return HOST_ADDRESS
         taken = {worker.record.address for worker in self._workers.values()}
-        return addresses.pod_address(pod["metadata"]["uid"], str(self._data_dir.resolve()), taken)
+        return addresses.pod_address(pod["metadata"]["uid"], self._network, taken)
 
     def _free_gpus(self, pod: Manifest) -> tuple[int, ...] | None:
         """The GPUs for a new pod; None when there are not enough."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import os
 import pty
@@ -31,6 +32,9 @@ LONGEST_OUTPUT = 4096
 DRAIN_S = 0.5
 WRITE_POLL_S = 0.02
 NOT_FOUND = 127
+PR_SET_PDEATHSIG = 1
+"""prctl(2). Linux only."""
+LIBC = ctypes.CDLL(None)
 
 
 async def run(launch: Launch, argv: Sequence[str], timeout_s: float | None = None) -> tuple[int, str]:
@@ -47,6 +51,12 @@ async def run(launch: Launch, argv: Sequence[str], timeout_s: float | None = Non
             return await session.exit_code(), output.decode(errors="replace").strip()
     finally:
         await session.close()
+
+
+def die_with_parent() -> None:
+    """In the child before exec: be killed when the engine is, so that nothing of a killed engine's clients stays."""
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def exit_code(returncode: int) -> int:
@@ -163,6 +173,7 @@ async def start(launch: Launch, argv: Sequence[str], streams: Streams) -> ExecSe
             stdout=ends.theirs[1],
             stderr=ends.theirs[2],
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
     except OSError as error:
         for fd in {*ends.outputs, *([ends.source] if ends.source is not None else [])}:

@@ -23,11 +23,10 @@ class HandlerFailure(Exception):
 class Handlers:
     """The handlers of one attempt of one container."""
 
-    def __init__(self, container: Manifest, address: str, folder: Path, rewriter: Rewriter) -> None:
+    def __init__(self, container: Manifest, address: str, folder: Path) -> None:
         self._container = container
         self._address = address
         self._folder = folder
-        self._rewriter = rewriter
 
     async def probe(self, probe: Manifest, timeout_s: float) -> None:
         """Raises ProbeFailure unless the container answers as it should."""
@@ -61,6 +60,7 @@ class Handlers:
         launch = process.launch_of(self._folder)
         if launch is None or not command:
             raise ProbeFailure("the container is not running")
-        code, output = await execution.run(launch, [self._rewriter.text(word) for word in command], timeout_s)
+        rewriter = Rewriter(launch.places)
+        code, output = await execution.run(launch, [rewriter.text(word) for word in command], timeout_s)
         if code != 0:
             raise ProbeFailure(output or f"command ended with exit code {code}")

@@ -80,6 +80,7 @@ def launch(pod: Manifest, container: Manifest, host: Host, place: PodPlace, sour
         cwd=_cwd(container, place.root, rewriter),
         tty=bool(container.get("tty")),
         stdin=bool(container.get("stdin")),
+        places={inside: str(real) for inside, real in places.items()},
     )
     return made, f"local://{repository_of(image)}"
 

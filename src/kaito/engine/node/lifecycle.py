@@ -103,10 +103,12 @@ def _grace(pod: Manifest) -> float:
 
 
 def _time_left(pod: Manifest, now: datetime) -> float:
-    """What is left of a deleted pod's grace period (its deletionTimestamp is the end of it)."""
-    if pod["metadata"].get("deletionGracePeriodSeconds") == 0:
+    """What is left of a deleted pod's grace period. Its deletionTimestamp is the end of it, cut to the second."""
+    grace_s = pod["metadata"].get("deletionGracePeriodSeconds")
+    if grace_s == 0:
         return 0.0
-    return max(1.0, (parse_time(pod["metadata"]["deletionTimestamp"]) - now).total_seconds())
+    left_s = (parse_time(pod["metadata"]["deletionTimestamp"]) - now).total_seconds() + 1
+    return float(max(1.0, left_s if grace_s is None else min(left_s, grace_s)))
 
 
 def _deadline(pod: Manifest) -> datetime | None:

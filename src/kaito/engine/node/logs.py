@@ -108,14 +108,17 @@ class Follower:
 
     async def follow(self) -> AsyncIterator[Entry]:
         """What is there and what comes, until the end."""
+        pause_s = self._poll_s
         while True:
             # Asked before reading: what was written before the end is then certainly read.
             over = self._is_over()
             for entry in self.drain():
                 yield entry
+                pause_s = self._poll_s
             if over:
                 return
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 1.25, FOLLOW_S)  # a silent container costs next to nothing
 
     def _read(self) -> bytes:
         if self._file is None:

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import struct
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 SHIM = Path(__file__).with_name("shim.py")
+LOCK = "lock"
+"""Held by the shim as long as it lives."""
 LOG_BYTES = 10 * 1024 * 1024
 FRAME_BYTES = 4000
 """Below PIPE_BUF, so that a frame written to the FIFO is never split by another writer's."""
@@ -41,6 +46,8 @@ class Launch:
     cwd: str
     tty: bool = False
     stdin: bool = False
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Paths as the container sees them, and where they really are; commands beside the process need them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ async def start(folder: Path, launch: Launch) -> None:
         "cwd": launch.cwd,
         "tty": launch.tty,
         "stdin": launch.stdin,
+        "places": dict(launch.places),
         "log_bytes": LOG_BYTES,
     }
     path = folder / "spec.json"
@@ -81,21 +89,66 @@ async def start(folder: Path, launch: Launch) -> None:
     (folder / "log").touch(mode=0o600)
     if launch.stdin:
         os.mkfifo(folder / "stdin", 0o600)
+    # Whoever asked may go away; a shim that is being started may not be left half known.
+    starting = asyncio.ensure_future(_start_shim(folder))
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(StartFailure, OSError):
+            await starting
+        raise
+
+
+async def _start_shim(folder: Path) -> None:
+    """Start the shim and return when it has told how it went. Raises StartFailure."""
     errors = folder / "shim.err"
-    with errors.open("wb") as sink:
-        shim = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(SHIM), str(folder)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=sink,
-            env={},
-        )
+    held = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with errors.open("wb") as sink:
+            shim = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(SHIM), str(folder), str(held)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=sink,
+                env={},
+                pass_fds=(held,),
+                start_new_session=True,
+            )
+    finally:
+        os.close(held)
     # What counts is in the folder; the launcher's own end is only a reason to look.
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(shim.wait(), LAUNCH_S)
     if running(folder) is None and ended(folder) is None:
         text = errors.read_text(errors="replace").strip()
         raise StartFailure(text.splitlines()[-1] if text else f"the shim ended with {shim.returncode}")
+
+
+async def settle(folder: Path) -> None:
+    """Return when an attempt that an earlier engine began is known to run, to have ended, or never to have started.
+
+    The shim holds a lock from before its first instruction, so one that has not told its number yet is noticed.
+    """
+    deadline = time.monotonic() + LAUNCH_S
+    while running(folder) is None and ended(folder) is None and _is_locked(folder / LOCK):
+        if time.monotonic() > deadline:
+            return
+        await asyncio.sleep(0.01)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -111,7 +164,9 @@ def launch_of(folder: Path) -> Launch | None:
     spec = _read(folder / "spec.json")
     if spec is None:
         return None
-    return Launch(tuple(spec["argv"]), spec["env"], spec["cwd"], tty=spec["tty"], stdin=spec["stdin"])
+    return Launch(
+        tuple(spec["argv"]), spec["env"], spec["cwd"], tty=spec["tty"], stdin=spec["stdin"], places=spec["places"]
+    )
 
 
 def running(folder: Path) -> Running | None:
@@ -164,7 +219,7 @@ async def wait(folder: Path) -> Ended:
     end = ended(folder)
     if end is None:
         if what is not None:
-            _kill_group(what.pid, what.start)
+            _kill_session(what.pid, what.start)
         end = Ended(exit_code=137, finished_at=datetime.now(UTC), signal=int(signal.SIGKILL))
         record_end(folder, end)
     return end
@@ -189,11 +244,27 @@ async def _gone(pid: int, start: str) -> None:
         os.close(fd)
 
 
-def _kill_group(pid: int, start: str) -> None:
-    """Kill a process and its group; the process leads a session of its own."""
-    if is_alive(pid, start):
+def _kill_session(leader: int, start: str) -> None:
+    """Kill a process that leads a session, and whatever of its session is left when it has gone itself."""
+    if is_alive(leader, start):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(leader, signal.SIGKILL)
+    for pid, began in _session(leader):
+        # The number of a session is not given to a new process while somebody is in it; older ones are not ours.
+        if start and began >= int(start):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _session(leader: int) -> list[tuple[int, int]]:
+    """Number and start time of the living processes of a session; none where /proc is missing."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            fields = entry.read_text(errors="replace").rsplit(")", 1)[1].split()
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found.append((int(entry.parent.name), int(fields[19])))
+    return found
 
 
 def send(folder: Path, number: signal.Signals) -> None:

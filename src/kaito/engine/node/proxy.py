@@ -126,7 +126,8 @@ class ServiceProxy:
             _log.warning("service %s: the address that answers was not written down: %s", key, error)
             return
         if text:
-            message = f"this user cannot bind every port; the Service answers at {text.replace(',', ', ')}"
+            places = ", ".join("port {} at {}".format(*pair.split("=", 1)) for pair in text.split(","))
+            message = f"Ports below 1024 need root; from this machine the Service answers for {places}"
             await self._recorder.record(Event(service, "PortMoved", message))
 
     def _handler(self, front: Front) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:

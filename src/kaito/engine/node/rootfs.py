@@ -29,7 +29,7 @@ AFTER = r"(?=$|[/\s\"'`:;,=&|<>()\[\]{}])"
 class Rewriter:
     """Turns container paths within texts into host paths; the longest mount wins."""
 
-    def __init__(self, places: Mapping[str, Path]) -> None:
+    def __init__(self, places: Mapping[str, Path | str]) -> None:
         self._places = {self._clean(inside): str(real) for inside, real in places.items()}
         ordered = sorted(self._places, key=len, reverse=True)
         known = "|".join(re.escape(inside) for inside in ordered)

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parent process of one container: keeps its output, hands it its input, and notes how it ended.
 
-Run as a script of its own (`python -I -S shim.py FOLDER`), so that a pod outlives the engine that started it. It uses
-the standard library alone and imports nothing of ours, because every container pays for its start and its memory.
+Run as a script of its own (`python -I -S shim.py FOLDER LOCK_FD`) in a session of its own, so that a pod outlives the
+engine that started it. It uses the standard library alone and imports nothing of ours, because every container pays
+for its start and its memory.
 Everything it knows and tells is a file in FOLDER:
 
     spec.json   read     argv, env, cwd, tty, stdin, log_bytes
@@ -346,7 +347,8 @@ def run(folder: Path, ready: int) -> None:
 def main(argv: list[str]) -> int:
     """Detach from the caller, which gets 0 as soon as the process runs or is known not to."""
     folder = Path(argv[1])
-    os.setsid()
+    for held in argv[2:]:
+        os.set_inheritable(int(held), False)  # the lock that says we live; the container must not keep it
     ready_read, ready_write = os.pipe()
     if os.fork() != 0:
         os.close(ready_write)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from kaito.engine.node import execution, logs, process
 from kaito.engine.node.attach import AttachSession
-from kaito.engine.node.environment import ConfigError
 from kaito.engine.node.folder import PodFolder
-from kaito.engine.node.rootfs import Rewriter, mounts
+from kaito.engine.node.rootfs import Rewriter
 from kaito.engine.stream import LogOptions, NodeError, Session, Streams
 from kaito.kube.manifest import Manifest
 
@@ -49,7 +48,7 @@ class NodeStreams:
         launch = process.launch_of(place)
         if launch is None:
             raise NodeError(500, f'container "{container}" cannot be entered: its files are gone')
-        rewriter = self._rewriter(pod, container)
+        rewriter = Rewriter(launch.places)
         return await execution.start(launch, [rewriter.text(word) for word in command], streams)
 
     async def attach(self, pod: Manifest, container: str, streams: Streams) -> Session:
@@ -98,19 +97,6 @@ class NodeStreams:
         if place is None or process.running(place) is None or process.ended(place) is not None:
             raise NodeError(500, f'container "{container}" in pod "{_name(pod)}" is not running')
         return place
-
-    def _rewriter(self, pod: Manifest, container: str) -> Rewriter:
-        folder = self._folder(pod)
-        places = {path.name: path for path in folder.volumes.iterdir()} if folder.volumes.is_dir() else {}
-        for volume in pod["spec"].get("volumes") or []:
-            if "hostPath" in volume:
-                places[volume["name"]] = Path(volume["hostPath"]["path"])
-        manifest = _container(pod, container)
-        known = [mount for mount in manifest.get("volumeMounts") or [] if mount["name"] in places]
-        try:
-            return Rewriter(mounts({**manifest, "volumeMounts": known}, places, {}))
-        except ConfigError:
-            return Rewriter({})
 
 
 def _is_over(place: Path) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kaito.engine.node import launching, process, rootfs, volumes
-from kaito.engine.node.environment import ConfigError, Placement, Sources
+from kaito.engine.node.environment import Placement, Sources
 from kaito.engine.node.folder import PodFolder, Record
 from kaito.engine.node.handlers import HandlerFailure, Handlers
 from kaito.engine.node.images import repository_of
@@ -63,6 +63,8 @@ class _Container:
     health: Health = field(default_factory=lambda: Health(started=True, ready=True))
     stopping: bool = False
     hook_done: bool = True
+    told_backoff_of: int = -1
+    """The attempt whose back-off the latest event is about."""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
 
@@ -134,7 +136,7 @@ class PodWorker:
     async def run(self) -> None:
         """Until the pod is gone. Cancelling leaves its processes running."""
         try:
-            self._adopt()
+            await self._adopt()
             while await self._pass():
                 pass
         finally:
@@ -157,6 +159,7 @@ class PodWorker:
         if decision.prepare:
             wake_after_s = await self._prepare()
         started = False
+        await self._tell_backoffs(decision.waiting)
         for action in decision.actions:
             if isinstance(action, Remove):
                 await self._publish(decision.status)
@@ -169,6 +172,16 @@ class PodWorker:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), wake_after_s)
         return True
+
+    async def _tell_backoffs(self, waiting: Mapping[str, str]) -> None:
+        """One event for each wait; its repeats are counted."""
+        meta = self.pod["metadata"]
+        for name, text in waiting.items():
+            state, numbers = self._containers[name], self.folder.numbers(name)
+            if numbers and state.told_backoff_of != numbers[-1]:
+                state.told_backoff_of = numbers[-1]
+                about = f"{text} {name} in pod {meta['name']}_{meta.get('namespace', '')}({meta['uid']})"
+                await self.tell("BackOff", about, warning=True)
 
     def _pod_view(self) -> PodView:
         return PodView(
@@ -299,7 +312,10 @@ class PodWorker:
             await self.tell("Failed", f"Error: {end.start_error}", warning=True, container=action.container)
             return
         self._accompany(state, folder, hook=True)
-        await self.tell("Started", "Container started", container=action.container)
+        image = state.manifest.get("image", "")
+        await self.tell("Pulled", f'Container image "{image}" is a local command: {made.argv[0]}')
+        await self.tell("Created", f"Created container: {action.container}")
+        await self.tell("Started", f"Started container {action.container}")
 
     async def _has_problem(self, state: _Container, reason: str, message: str) -> None:
         tries = state.problem.tries + 1 if state.problem else 1
@@ -307,18 +323,23 @@ class PodWorker:
             image = state.manifest.get("image", "")
             reason, message = "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {message}'
         state.problem = Problem(reason, message, self._site.clock.now(), tries)
-        text = message if reason == "ImagePullBackOff" else f"Error: {message}"
+        wording = {"ImagePullBackOff": message, "ErrImagePull": f"Failed to pull image: {message}"}
+        text = wording.get(reason, f"Error: {message}")
         event = "BackOff" if reason == "ImagePullBackOff" else "Failed"
         await self.tell(event, text, warning=True, container=state.manifest["name"])
 
-    def _adopt(self) -> None:
+    async def _adopt(self) -> None:
         """Go on with what an earlier engine started."""
+        for name in self._containers:
+            latest = self.folder.latest(name)
+            if latest is not None:
+                await process.settle(latest)
         if self.folder.containers():
             self._lay_out()
         for name, state in self._containers.items():
             latest = self.folder.latest(name)
-            if latest is None:
-                continue
+            if latest is None or (process.running(latest) is None and process.ended(latest) is None):
+                continue  # begun, and never started: the next pass begins anew
             entry = self._site.host.images.find(state.manifest.get("image", ""))
             state.image_id = f"local://{repository_of(state.manifest['image'])}" if entry else ""
             self._accompany(state, latest, hook=False)
@@ -341,7 +362,7 @@ class PodWorker:
 
     async def _care(self, state: _Container, folder: Path, *, hook: bool) -> None:
         """The postStart hook, then the probes."""
-        handlers = Handlers(state.manifest, self.record.address, folder, self._rewriter(state.manifest))
+        handlers = Handlers(state.manifest, self.record.address, folder)
         action = (state.manifest.get("lifecycle") or {}).get("postStart")
         if action and hook:
             try:
@@ -362,13 +383,6 @@ class PodWorker:
         )
         await prober.run()
 
-    def _rewriter(self, container: Manifest) -> rootfs.Rewriter:
-        try:
-            places = rootfs.mounts(container, self._volumes or {}, {})
-        except ConfigError:
-            places = {}
-        return rootfs.Rewriter(places)
-
     def _health_changed(self, state: _Container, health: Health) -> None:
         state.health = health
         self._wake.set()
@@ -386,13 +400,14 @@ class PodWorker:
         folder = self.folder.latest(action.container)
         if folder is None:
             return
-        why = f", {action.why}, will be restarted" if action.unhealthy else ""
-        await self.tell("Killing", f"Stopping container {action.container}{why}", container=action.container)
+        name = action.container
+        text = f"Container {name} {action.why}, will be restarted" if action.unhealthy else f"Stopping container {name}"
+        await self.tell("Killing", text)
         left_s = action.grace_s
         hook = (state.manifest.get("lifecycle") or {}).get("preStop")
         if hook and left_s > 0:
             before = self._site.clock.monotonic()
-            handlers = Handlers(state.manifest, self.record.address, folder, self._rewriter(state.manifest))
+            handlers = Handlers(state.manifest, self.record.address, folder)
             try:
                 await handlers.act(hook, timeout_s=left_s)
             except HandlerFailure as error:

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from kaito.kube.manifest import Manifest
 from kaito.operator.provisioners.survey import (
     Provisioner,
-    Verdict,
-    Wish,
     is_ready,
     matches,
     names_of,
@@ -21,6 +19,7 @@ from kaito.operator.provisioners.survey import (
     nodes_ready,
     why_not_ready,
 )
+from kaito.operator.provisioners.wish import Verdict, Wish
 
 
 def select(wish: Wish, nodes: Sequence[Manifest]) -> list[Manifest]:

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from kaito.kube.manifest import Manifest
 from kaito.operator.provisioners.survey import (
     Provisioner,
-    Verdict,
-    Wish,
     is_ready,
     names_of,
     nodes_missing,
     nodes_ready,
     why_not_ready,
 )
+from kaito.operator.provisioners.wish import Verdict, Wish
 
 
 def select(wish: Wish, nodes: Sequence[Manifest]) -> list[Manifest]:

@@ -2,67 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a provisioner is: the pure functions that say which nodes serve a Workspace and whether they suffice.
 
-`local.py` and `byo.py` are the two there are. The node phase (`workspace/nodes.py`) calls them and knows neither.
+`local.py` and `byo.py` take the nodes there are; `nodeclaim.py` and `nodepool.py` order theirs (`supply.py`). The
+phases in `workspace/` call them and know none of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from kaito.api.names import REASON_NODE_NOT_READY, REASON_NODES_READY
-from kaito.kube.manifest import Manifest, condition_of, is_deleting, is_true, labels_of
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """One term of a label selector."""
-
-    key: str
-    operator: str
-    values: tuple[str, ...] = ()
-
-    def holds(self, labels: dict[str, str]) -> bool:
-        """Whether labels satisfy the term. An operator that does not exist is satisfied by nothing."""
-        if self.operator == "In":
-            return labels.get(self.key) in self.values
-        if self.operator == "NotIn":
-            return labels.get(self.key) not in self.values
-        if self.operator == "Exists":
-            return self.key in labels
-        return self.operator == "DoesNotExist" and self.key not in labels
-
-    def __str__(self) -> str:
-        match self.operator:
-            case "In" | "NotIn":
-                values = ",".join(self.values)
-                if self.operator == "In" and len(self.values) == 1:
-                    return f"{self.key}={values}"
-                return f"{self.key} {'in' if self.operator == 'In' else 'notin'} ({values})"
-            case "Exists":
-                return self.key
-            case "DoesNotExist":
-                return f"!{self.key}"
-            case _:
-                return f"{self.key} {self.operator}"
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a Workspace says about its nodes."""
-
-    requirements: tuple[Requirement, ...] = ()
-    """The label selector without reserved keys: matchLabels first, by key, then matchExpressions."""
-    instance_type: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether an aspect is as it should be, and why not: what becomes a condition."""
-
-    ok: bool
-    reason: str
-    message: str
+from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, is_true, labels_of
+from kaito.kube.resource import Resource
+from kaito.operator.provisioners.supply import Demand, Stock, Supply
+from kaito.operator.provisioners.wish import Verdict, Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +32,36 @@ class Provisioner:
     """Whether the selected nodes suffice for a target count."""
     requirements: Callable[[Wish], list[Manifest]]
     """What pods demand of their node, as terms of a node affinity."""
+    kinds: tuple[Resource, ...] = ()
+    """The kinds that it orders nodes with; the server need not have them."""
+    ownership: tuple[str, str] = ("", "")
+    """The keys of the labels, name and namespace, by which an order, and the node that came of it, is a Workspace's."""
+    supply: Callable[[Demand, Stock, datetime], Supply] | None = None
+    """What to order and what to give back. Without it the nodes are somebody else's business."""
+
+    @property
+    def orders(self) -> bool:
+        """Whether it gets nodes by ordering them."""
+        return self.supply is not None
+
+    def owner_labels(self, owner: Key) -> dict[str, str]:
+        """The labels of what belongs to the Workspace."""
+        return owned_labels(self.ownership, owner)
+
+    def owner_of(self, order: Manifest) -> Key | None:
+        """The Workspace that an order belongs to, if any."""
+        name, namespace = (labels_of(order).get(key, "") for key in self.ownership)
+        return Key(namespace, name) if name and namespace else None
+
+
+def owned_labels(ownership: tuple[str, str], owner: Key) -> dict[str, str]:
+    """The two labels that say whose something is."""
+    return dict(zip(ownership, (owner.name, owner.namespace), strict=True))
+
+
+def owner_terms(ownership: tuple[str, str], owner: Key) -> list[Manifest]:
+    """The same as terms of a node affinity."""
+    return [{"key": key, "operator": "In", "values": [value]} for key, value in owned_labels(ownership, owner).items()]
 
 
 def is_ready(node: Manifest) -> bool:

@@ -26,7 +26,8 @@ from kaito.kube.resource import (
 )
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.settings import Settings
-from kaito.operator.workspace.observe import Lookup, Observed, headless_name, observe, serve_config_name
+from kaito.operator.workspace.observe import Lookup, Observed, Orphans, headless_name, observe, serve_config_name
+from kaito.operator.workspace.ordering import orphans_returned
 from kaito.operator.workspace.plan import plan
 
 NAME = "kaito-workspace"
@@ -40,10 +41,10 @@ class Interest:
         self._config_maps: dict[Key, Key] = {}
         self._all: dict[Key, None] = {}
 
-    def note(self, key: Key, observed: Observed | None) -> None:
+    def note(self, key: Key, observed: Observed | Orphans | None) -> None:
         """Remember what this Workspace looks at, or forget it when it is gone."""
         self._config_maps.pop(key, None)
-        if observed is None:
+        if not isinstance(observed, Observed):
             self._all.pop(key, None)
             return
         self._all[key] = None
@@ -61,18 +62,26 @@ class Interest:
         return [workspace for workspace, wanted in self._config_maps.items() if wanted == key]
 
 
-def workspace_controller(settings: Settings, provisioner: Provisioner, lookup: Lookup) -> Controller[Observed]:
+def workspace_controller(
+    settings: Settings, provisioner: Provisioner, lookup: Lookup
+) -> Controller[Observed | Orphans]:
     """The controller that keeps Workspaces as they should be."""
     interest = Interest()
     owner = owner_keys(WORKSPACES.kind)
 
-    def observe_and_note(reader: Reader, key: Key) -> Observed | None:
-        observed = observe(reader, key, lookup)
+    def observe_and_note(reader: Reader, key: Key) -> Observed | Orphans | None:
+        observed = observe(reader, key, lookup, provisioner)
         interest.note(key, observed)
         return observed
 
-    def plan_one(observed: Observed, now: datetime) -> Plan:
+    def plan_one(observed: Observed | Orphans, now: datetime) -> Plan:
+        if isinstance(observed, Orphans):
+            return orphans_returned(observed.orders, provisioner, now)
         return plan(observed, settings, provisioner, now)
+
+    def order_keys(order: Manifest) -> Iterable[Key]:
+        owner = provisioner.owner_of(order)
+        return () if owner is None else (owner,)
 
     def config_map_keys(config_map: Manifest) -> Iterable[Key]:
         return {*_named(config_map, owner, serve_config_name("")), *interest.of_config_map(config_map)}
@@ -90,6 +99,7 @@ def workspace_controller(settings: Settings, provisioner: Provisioner, lookup: L
             Watch(CONFIG_MAPS, config_map_keys),
             Watch(PODS, _pod_keys, label_selector=WORKSPACE_LABEL),
             Watch(NODES, interest.of_node),
+            *(Watch(kind, order_keys, optional=True) for kind in provisioner.kinds),
         ),
         workers=settings.workers,
     )

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from kaito.api import names
 from kaito.api.contracts import Failure
 from kaito.kube.manifest import Manifest, condition_of, is_deleting
+from kaito.operator.workspace.status import MAX_MESSAGE_BYTES, short
 
 IMAGE_REASONS = frozenset(
     {
@@ -42,6 +43,9 @@ START_REASONS = frozenset(
 
 _REASON = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 """What may be a condition's reason; the text comes from a container, so it is not trusted to be one."""
+
+_BACK_OFF = re.compile(r'Back-off pulling image "[^"]*": (?:ErrImagePull: )?')
+"""What a kubelet says before it says why; the reason says it already, and a condition has little room."""
 
 RESTARTS_OF_A_LOOP = 2
 
@@ -144,7 +148,9 @@ def _last_words(pod: Manifest) -> Cause | None:
         failure = _failure(terminated.get("message") or "")
         if failure is not None:
             reason = failure.reason if _REASON.fullmatch(failure.reason) else names.REASON_ENGINE_FAILED
-            return Cause(reason, _sentences(failure.message, failure.next_step))
+            step = _sentences(failure.next_step)
+            room = MAX_MESSAGE_BYTES - len(f"… {step}".encode())
+            return Cause(reason, f"{short(_sentences(failure.message), room)} {step}".strip())
     return None
 
 
@@ -172,7 +178,7 @@ def _out_of_memory(pod: Manifest) -> Cause | None:
 def _image(pod: Manifest) -> Cause | None:
     for status, waiting in _waiting(pod, IMAGE_REASONS):
         said = waiting.get("message") or f"{waiting['reason']} for image {status.get('image', '')}"
-        return Cause(names.REASON_IMAGE_PULL, said)
+        return Cause(names.REASON_IMAGE_PULL, _sentences(_BACK_OFF.sub("", said)))
     return None
 
 

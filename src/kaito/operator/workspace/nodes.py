@@ -12,20 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kaito.api.contracts import Parallelism
-from kaito.api.workspace import ResourceSpec
-from kaito.catalog.gpus import Gpus, gpu_product
+from kaito.api.workspace import Workspace
+from kaito.catalog.gpus import Gpus, gpu_product, instance_type
 from kaito.catalog.models import ModelFacts
 from kaito.catalog.sizing import DEFAULT_CONTEXT, DoesNotFit, estimate_nodes, parallelism
 from kaito.kube.manifest import Manifest, labels_of
-from kaito.operator.pods import GPU_RESOURCE
+from kaito.operator.pods import GPU_RESOURCE, spot_toleration
 from kaito.operator.provisioners.survey import (
     Provisioner,
-    Requirement,
-    Verdict,
-    Wish,
     is_ready,
     nodes_missing,
 )
+from kaito.operator.provisioners.wish import Requirement, Verdict, Wish
 from kaito.operator.workspace.wanted import Wanted
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
@@ -77,30 +75,37 @@ class Placement:
     """The target follows from the model's size, not from what the user wrote."""
     requirements: tuple[Manifest, ...]
     """What its pods demand of a node."""
+    tolerations: tuple[Manifest, ...] = ()
+    """The taints that they accept beside those of GPU nodes."""
+    fits: bool = True
+    """The model can be served by nodes of this kind at all."""
 
 
-def wish_of(resource: ResourceSpec | None) -> Wish:
+def wish_of(workspace: Workspace) -> Wish:
     """What the Workspace says about nodes, without the keys that are ours."""
+    resource = workspace.resource
     if resource is None:
-        return Wish()
+        return Wish(owner=workspace.key)
     labels = (Requirement(key, "In", (value,)) for key, value in sorted(resource.node_labels().items()))
     terms = (Requirement(term.key, term.operator, term.values) for term in resource.label_selector.match_expressions)
-    return Wish((*labels, *terms), resource.instance_type)
+    return Wish((*labels, *terms), resource.instance_type, workspace.key)
 
 
 def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, max_model_len: int | None) -> Placement:
     """Where the workload of a Workspace goes, given all nodes of the cluster."""
     resource = wanted.workspace.resource
-    wish = wish_of(resource)
+    wish = wish_of(wanted.workspace)
     ours = provisioner.select(wish, nodes)
-    offered = _best_hardware(ours)
+    ordered = provisioner.orders and bool(wish.instance_type)
+    offered = _ordered_hardware(wish.instance_type, ours) if ordered else _best_hardware(ours)
     context = max_model_len or DEFAULT_CONTEXT
     count = resource.count if resource else 1
+    fits = True
     try:
         target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
         verdict = provisioner.judge(wish, ours, target)
     except DoesNotFit as error:
-        target, hardware, verdict = max(count, 1), offered, nodes_missing(f"{error}.")
+        target, hardware, verdict, fits = max(count, 1), offered, nodes_missing(f"{error}."), False
     return Placement(
         verdict=verdict,
         target=target,
@@ -109,6 +114,8 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
         parallelism=_spread(wanted.model, hardware, target),
         is_sized=_is_sizable(wanted.model, offered) and not provisioner.single_node,
         requirements=tuple(provisioner.requirements(wish)),
+        tolerations=(*wanted.tolerations, *([spot_toleration()] if wish.is_spot else [])),
+        fits=fits,
     )
 
 
@@ -141,6 +148,19 @@ def _best_hardware(nodes: Sequence[Manifest]) -> Hardware:
     """That of the first ready node with GPUs; without one, a CPU."""
     offers = (hardware_of(node) for node in nodes if is_ready(node))
     return next((offer for offer in offers if offer.gpus), Hardware())
+
+
+def _ordered_hardware(type_: str, nodes: Sequence[Manifest]) -> Hardware:
+    """That of the type that is ordered, so that the target does not change with the nodes that come.
+
+    A type that no table has is sized by the Workspace's own count, for the same reason: only the number of its GPUs is
+    taken from a node.
+    """
+    known = instance_type(type_)
+    if known is None:
+        return replace(_best_hardware(nodes), memory_gib=None)
+    gpus = known.gpus
+    return Hardware(gpus.count, gpus.memory_gib, gpus.product, gpus.compute_capability)
 
 
 def _size(

@@ -7,7 +7,7 @@ The only module here that reads. `Observed` is a value: tests build it by hand, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kaito.api.meta import WORKSPACES, InvalidObject
@@ -26,6 +26,7 @@ from kaito.kube.resource import (
     STATEFUL_SETS,
     Resource,
 )
+from kaito.operator.provisioners.survey import Provisioner
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,17 @@ class Observed:
     nodes: tuple[Manifest, ...] = ()
     user_config: Manifest | None = None
     """The ConfigMap that `inference.config` names."""
+    orders: tuple[Manifest, ...] = ()
+    """What its nodes were ordered with."""
+    served: frozenset[Resource] = frozenset()
+    """The kinds that nodes can be ordered with here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """Orders of a Workspace that is gone."""
+
+    orders: tuple[Manifest, ...]
 
 
 def serve_config_name(workspace: str) -> str:
@@ -73,11 +85,12 @@ def headless_name(workspace: str) -> str:
     return f"{workspace}-headless"
 
 
-def observe(reader: Reader, key: Key, lookup: Lookup) -> Observed | None:
-    """What there is to know about the Workspace; None when it is gone."""
+def observe(reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner) -> Observed | Orphans | None:
+    """What there is to know about the Workspace; when it is gone, the orders that it left behind, or None."""
     manifest = reader.get(WORKSPACES, key.name, key.namespace)
+    orders = tuple(_orders(reader, key, provisioner))
     if manifest is None:
-        return None
+        return Orphans(orders) if orders else None
     try:
         workspace, unreadable = Workspace.parse(manifest), ""
     except InvalidObject as error:
@@ -97,7 +110,15 @@ def observe(reader: Reader, key: Key, lookup: Lookup) -> Observed | None:
         pods=tuple(reader.list(PODS, key.namespace, labels={WORKSPACE_LABEL: key.name})),
         nodes=tuple(reader.list(NODES)),
         user_config=_user_config(reader, key, workspace),
+        orders=orders,
+        served=frozenset(kind for kind in provisioner.kinds if reader.serves(kind)),
     )
+
+
+def _orders(reader: Reader, key: Key, provisioner: Provisioner) -> Iterable[Manifest]:
+    labels = provisioner.owner_labels(key)
+    for kind in provisioner.kinds:
+        yield from reader.list(kind, labels=labels)
 
 
 def _read(reader: Reader, resource: Resource, key: Key, name: str) -> Manifest | None:

@@ -8,9 +8,10 @@ conditions. Each phase is a module of this package; here is only which comes aft
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from kaito.api import names
 from kaito.api.meta import WORKSPACES
@@ -22,11 +23,14 @@ from kaito.kube.manifest import (
     key_of,
     labels_of,
 )
-from kaito.kube.plan import Delete, Event, Patch, Plan
+from kaito.kube.plan import Create, Delete, Event, Patch, Plan
 from kaito.kube.resource import DEPLOYMENTS
-from kaito.operator.provisioners.survey import Provisioner, Verdict
+from kaito.operator.provisioners.supply import Supply
+from kaito.operator.provisioners.survey import Provisioner
+from kaito.operator.provisioners.trouble import cut
+from kaito.operator.provisioners.wish import Verdict
 from kaito.operator.settings import Settings
-from kaito.operator.workspace import failures, serving
+from kaito.operator.workspace import failures, ordering, serving
 from kaito.operator.workspace.nodes import Placement, place
 from kaito.operator.workspace.observe import Observed
 from kaito.operator.workspace.revision import Revision, current_revision, missing_annotations
@@ -41,45 +45,72 @@ class Work:
 
     report: Report
     apply: tuple[Manifest, ...] = ()
+    supply: Supply | None = None
+    """What the nodes come to, where they are ordered."""
 
 
 def plan(observed: Observed, settings: Settings, provisioner: Provisioner, now: datetime) -> Plan:
     """Everything that should be done for the Workspace, given what was observed. Never raises for what users write."""
     workspace = observed.manifest
     if is_deleting(workspace):
-        return _farewell(workspace, now)
+        return _farewell(observed, provisioner, now)
     revision = current_revision(workspace, observed.revisions)
-    work = _work(observed, settings, provisioner, revision)
+    work = _work(observed, settings, provisioner, revision, now)
     fresh = status(workspace, work.report, now)
     superseded = _superseded(observed, work)
+    supply = work.supply or Supply(Verdict(True, "", ""))
     return Plan(
-        patches=_metadata_patch(workspace, revision),
-        apply=work.apply,
-        create=revision.create,
-        delete=(*revision.delete, *superseded),
+        patches=(*_metadata_patch(workspace, revision, supply.annotations or {}), *supply.patches),
+        apply=(*supply.apply, *work.apply),
+        create=(*revision.create, *(Create(manifest) for manifest in supply.create)),
+        delete=(*revision.delete, *superseded, *supply.delete),
         status=fresh,
-        events=(*_migration(workspace, superseded), *events(workspace, fresh)),
+        events=(*_migration(workspace, superseded), *supply.events, *events(workspace, fresh)),
+        requeue_after_s=supply.requeue_after_s,
+        refused=_refusal(workspace, work, now),
     )
 
 
-def _farewell(workspace: Manifest, now: datetime) -> Plan:
-    """Say so first, then let go: what belongs to the Workspace goes with it by its owner references."""
+def _refusal(workspace: Manifest, work: Work, now: datetime) -> Callable[[Manifest, str], Plan]:
+    """What is said when the server does not take something that should be made."""
+
+    def refused(manifest: Manifest, said: str) -> Plan:
+        what = f"{manifest['kind']} {manifest['metadata']['name']}"
+        message = f"The API server refuses {what}: {cut(said)}. It is tried again; correct what it names."
+        verdict = Verdict(False, names.REASON_REFUSED, message, is_failure=True)
+        report = replace(work.report, workload=verdict, is_failure=True)
+        if not ordering.is_order(manifest, work.supply):
+            fresh = status(workspace, report, now)
+            return Plan(status=fresh, events=events(workspace, fresh))
+        fresh = status(workspace, replace(report, claims=verdict), now)
+        event = Event(workspace, names.EVENT_NODE_CLAIM_CREATION_FAILED, message, "Warning")
+        return Plan(status=fresh, events=(event,))
+
+    return refused
+
+
+def _farewell(observed: Observed, provisioner: Provisioner, now: datetime) -> Plan:
+    """Say so first, give back the nodes, then let go: the rest goes with the Workspace by its owner references."""
+    workspace = observed.manifest
     finalizers = workspace["metadata"].get("finalizers") or []
     if names.WORKSPACE_FINALIZER not in finalizers:
         return Plan()
+    if observed.orders:
+        said = deleting_status(workspace, now, ordering.waits_for(observed.orders))
+        return Plan(delete=ordering.give_back(observed.orders, provisioner), status=said)
     if condition_of(workspace, names.WORKSPACE_DELETING) is None:
         return Plan(status=deleting_status(workspace, now))
     kept = [finalizer for finalizer in finalizers if finalizer != names.WORKSPACE_FINALIZER]
     return Plan(patches=(_patch(workspace, {"finalizers": kept or None}),))
 
 
-def _metadata_patch(workspace: Manifest, revision: Revision) -> tuple[Patch, ...]:
-    """One conditional write for the finalizer and the revision's annotations, if any of them is missing."""
+def _metadata_patch(workspace: Manifest, revision: Revision, noted: Mapping[str, str]) -> tuple[Patch, ...]:
+    """One conditional write for the finalizer and the annotations (the revision's and others), where any is missing."""
     meta: Manifest = {}
     finalizers = workspace["metadata"].get("finalizers") or []
     if names.WORKSPACE_FINALIZER not in finalizers:
         meta["finalizers"] = [*finalizers, names.WORKSPACE_FINALIZER]
-    annotations = missing_annotations(workspace, revision)
+    annotations = {**missing_annotations(workspace, revision), **noted}
     if annotations:
         meta["annotations"] = annotations
     return (_patch(workspace, meta),) if meta else ()
@@ -91,7 +122,7 @@ def _patch(workspace: Manifest, meta: Manifest) -> Patch:
     return Patch(WORKSPACES, key_of(workspace), {"metadata": {"resourceVersion": version, **meta}})
 
 
-def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revision: Revision) -> Work:
+def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revision: Revision, now: datetime) -> Work:
     """The phases: what is wanted, its nodes, its workload with Services."""
     asked = wanted(observed, settings.default_runtime)
     if isinstance(asked, Wanted):
@@ -103,20 +134,35 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
     length = config.max_model_len if isinstance(config, UserConfig) else None
     placement = place(asked, observed.nodes, provisioner, length)
     worker_nodes = _hosts(observed) if provisioner.single_node else placement.nodes
-    if isinstance(config, Problem):
-        return Work(_placed(placement, worker_nodes, _config_problem(observed, config), is_failure=True))
-    if not placement.verdict.ok:
-        waiting = Verdict(False, names.REASON_INFERENCE_PENDING, placement.verdict.message)
-        return Work(_placed(placement, worker_nodes, waiting))
     spread = _over_several_nodes(asked, placement)
+    of_use = placement.fits and spread is None and not isinstance(config, Problem)
+    supply = ordering.supplied(observed, asked, placement, provisioner, now, may_order=of_use)
+    placed = partial(_placed, placement, supply, worker_nodes)
+    if isinstance(config, Problem):
+        return Work(placed(_config_problem(observed, config), is_failure=True), supply=supply)
     if spread is not None:
-        return Work(_placed(placement, worker_nodes, spread, is_failure=True))
+        return Work(placed(spread, is_failure=True), supply=supply)
+    missing = _missing_nodes(placement, supply)
+    if missing is not None:
+        return Work(placed(missing, is_failure=missing.is_failure), supply=supply)
     rendering = serving.Rendering(
         observed.manifest, asked, placement, config, str(revision.number), observed.stateful_set
     )
     verdict, is_failure = _serving_verdict(observed, asked, placement)
-    report = _placed(placement, worker_nodes, verdict, is_failure=is_failure)
-    return Work(report, apply=tuple(_manifests(rendering, settings)))
+    report = placed(verdict, is_failure=is_failure)
+    return Work(report, apply=tuple(_manifests(rendering, settings)), supply=supply)
+
+
+def _missing_nodes(placement: Placement, supply: Supply | None) -> Verdict | None:
+    """Why the workload has to wait for its nodes; None when it has not."""
+    if supply is not None and placement.fits and not supply.verdict.ok:
+        lacking = supply.verdict
+    elif not placement.verdict.ok:
+        lacking = placement.verdict
+    else:
+        return None
+    reason = lacking.reason if lacking.is_failure else names.REASON_INFERENCE_PENDING
+    return replace(lacking, reason=reason)
 
 
 def _manifests(rendering: serving.Rendering, settings: Settings) -> Iterable[Manifest]:
@@ -142,11 +188,17 @@ def _stopped(observed: Observed, problem: Problem) -> Report:
 
 
 def _placed(
-    placement: Placement, worker_nodes: tuple[str, ...], workload: Verdict, *, is_failure: bool = False
+    placement: Placement,
+    supply: Supply | None,
+    worker_nodes: tuple[str, ...],
+    workload: Verdict,
+    *,
+    is_failure: bool = False,
 ) -> Report:
     return Report(
         workload=workload,
         nodes=placement.verdict,
+        claims=supply.verdict if supply else None,
         is_failure=is_failure,
         worker_nodes=worker_nodes,
         target=placement.target,

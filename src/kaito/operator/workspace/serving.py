@@ -153,7 +153,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
     spec: Manifest = {
         "automountServiceAccountToken": False,
         "containers": [container],
-        "tolerations": pods.tolerations(),
+        "tolerations": [*pods.tolerations(), *rendering.placement.tolerations],
         "volumes": [mount.volume for mount in mounts],
     }
     affinity = pods.node_affinity(rendering.placement.requirements)
@@ -166,7 +166,8 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
 def template_stateful_set(rendering: Rendering, template: Manifest) -> Manifest:
     """The StatefulSet that runs the user's own pod template, pinned to the Workspace's nodes. Edits roll out."""
     given = template.get("spec") or {}
-    spec = {**given, "tolerations": pods.appended(pods.tolerations(), given.get("tolerations") or [])}
+    ours = [*pods.tolerations(), *rendering.placement.tolerations]
+    spec = {**given, "tolerations": pods.appended(ours, given.get("tolerations") or [])}
     affinity = pods.narrowed_affinity(given.get("affinity") or {}, rendering.placement.requirements)
     if affinity:
         spec["affinity"] = affinity

@@ -13,7 +13,7 @@ from datetime import datetime
 from kaito.api import names
 from kaito.kube.manifest import Manifest, condition_of, merged_conditions
 from kaito.kube.plan import Event
-from kaito.operator.provisioners.survey import Verdict
+from kaito.operator.provisioners.wish import Verdict
 
 MAX_MESSAGE_BYTES = 256
 """As KAITO cuts failure messages."""
@@ -27,6 +27,8 @@ class Report:
     """Whether the model is served (or the tuning job runs)."""
     nodes: Verdict | None = None
     """Whether its nodes are there; None when a problem was found before they were looked at."""
+    claims: Verdict | None = None
+    """Whether the nodes that were ordered for it have come; None where none are ordered."""
     is_failure: bool = False
     """The workload is not merely on its way: something must be done."""
     is_tuning: bool = False
@@ -50,11 +52,12 @@ def status(workspace: Manifest, report: Report, now: datetime) -> Manifest:
     return fresh
 
 
-def deleting_status(workspace: Manifest, now: datetime) -> Manifest:
-    """The status as it was, with the condition that says that the Workspace is being deleted."""
+def deleting_status(workspace: Manifest, now: datetime, waits_for: str = "") -> Manifest:
+    """The status as it was, with the condition that says that it is being deleted, and what the deletion waits for."""
     old = workspace.get("status") or {}
     before = [c for c in old.get("conditions") or [] if c.get("type") != names.WORKSPACE_DELETING]
-    verdict = Verdict(True, names.REASON_DELETED, "The Workspace is being deleted with all that belongs to it.")
+    said = f"The Workspace is being deleted with all that belongs to it.{waits_for}"
+    verdict = Verdict(True, names.REASON_DELETED, said)
     conditions = [*before, _condition(workspace, names.WORKSPACE_DELETING, verdict)]
     return {**old, "conditions": merged_conditions(old.get("conditions") or [], conditions, now)}
 
@@ -65,6 +68,8 @@ def _verdicts(report: Report) -> list[tuple[str, Verdict]]:
     if workload.ok and not resources.ok:
         workload = Verdict(False, names.REASON_INFERENCE_PENDING, f"The pods are ready, but: {resources.message}")
     verdicts = [] if report.nodes is None else [(names.NODES_READY, report.nodes)]
+    if report.claims is not None:
+        verdicts.insert(0, (names.NODE_CLAIM_READY, report.claims))
     verdicts.append((names.RESOURCE_READY, resources))
     verdicts.append((names.JOB_STARTED if report.is_tuning else names.INFERENCE_READY, workload))
     if workload.ok:
@@ -77,6 +82,8 @@ def _verdicts(report: Report) -> list[tuple[str, Verdict]]:
 def _resources(report: Report) -> Verdict:
     if report.nodes is None:
         return Verdict(False, report.workload.reason, f"Nothing was created. {report.workload.message}")
+    if report.claims is not None and not report.claims.ok:
+        return report.claims
     if report.nodes.ok:
         return Verdict(True, names.REASON_RESOURCE_READY, "The nodes that the Workspace needs are ready.")
     return report.nodes
@@ -100,12 +107,12 @@ def _state(before: str, report: Report) -> str:
     return "NotReady" if before in ("Ready", "NotReady") else "Pending"
 
 
-def short(message: str) -> str:
+def short(message: str, most: int = MAX_MESSAGE_BYTES) -> str:
     """The message cut to what a condition holds, between two characters, with an ellipsis where it was cut."""
     encoded = message.encode()
-    if len(encoded) <= MAX_MESSAGE_BYTES:
+    if len(encoded) <= most:
         return message
-    return encoded[:MAX_MESSAGE_BYTES].decode(errors="ignore").rstrip() + "…"
+    return encoded[:most].decode(errors="ignore").rstrip() + "…"
 
 
 def events(workspace: Manifest, fresh: Manifest) -> tuple[Event, ...]:

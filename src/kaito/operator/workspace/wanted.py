@@ -25,6 +25,10 @@ MAX_NAME = 52
 """A StatefulSet's name and an 11-character hash make a label value, which Kubernetes limits to 63."""
 MAX_ADAPTER_NAME = 253
 _ADAPTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_TAINT = re.compile(
+    r"(?P<key>([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)"
+    r"(=(?P<value>([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
+)
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 
@@ -55,6 +59,8 @@ class Wanted:
     model: ModelFacts | None = None
     template: Manifest | None = None
     adapters: tuple[VolumeAdapter, ...] = ()
+    tolerations: tuple[Manifest, ...] = ()
+    """Taints that the pods accept because the user says so."""
     token_secret: str = ""
     """The Secret with the Hugging Face token; empty without one."""
 
@@ -100,10 +106,13 @@ def _inference(
     if (inference.preset is None) == (inference.template is None):
         given = "both inference.preset and inference.template" if inference.preset else "no inference.preset"
         return _invalid(f"The Workspace has {given}: give a preset or a template.")
+    tolerations = _tolerations(workspace.annotations.get(names.TOLERATIONS_ANNOTATION, ""))
+    if isinstance(tolerations, Problem):
+        return tolerations
     if inference.template is not None:
         if not (inference.template.get("spec") or {}).get("containers"):
             return _invalid("inference.template has no containers: give spec.containers, as in a pod.")
-        return Wanted(workspace, default_engine, template=inference.template)
+        return Wanted(workspace, default_engine, template=inference.template, tolerations=tolerations)
     model = observed.model
     if not isinstance(model, ModelFacts):
         said = model.message if isinstance(model, UnknownPreset) else "The preset is not known."
@@ -119,8 +128,29 @@ def _inference(
         return adapters
     options = inference.preset.preset_options if inference.preset else None
     return Wanted(
-        workspace, engine, model=model, adapters=adapters, token_secret=options.model_access_secret if options else ""
+        workspace,
+        engine,
+        model=model,
+        adapters=adapters,
+        tolerations=tolerations,
+        token_secret=options.model_access_secret if options else "",
     )
+
+
+def _tolerations(text: str) -> tuple[Manifest, ...] | Problem:
+    """The tolerations of an annotation: `key`, `key:Effect`, `key=value` or `key=value:Effect`, commas between."""
+    found: list[Manifest] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _TAINT.fullmatch(part)
+        if match is None:
+            return _invalid(
+                f"The annotation {names.TOLERATIONS_ANNOTATION} has {part[:80]}: write taints as key=value:NoSchedule, "
+                "with commas between."
+            )
+        value = {"operator": "Exists"} if match["value"] is None else {"operator": "Equal", "value": match["value"]}
+        effect = {"effect": match["effect"]} if match["effect"] else {}
+        found.append({"key": match["key"], **value, **effect})
+    return tuple(found)
 
 
 def _engine(workspace: Workspace, model: ModelFacts, default: Engine) -> Engine | None:
@@ -172,7 +202,10 @@ def user_config(observed: Observed) -> UserConfig | Problem | None:
     if not name or workspace is None:
         return None
     if observed.user_config is None:
-        return _config(f"ConfigMap {name} does not exist in namespace {workspace.namespace}: create it.")
+        return _config(
+            f"ConfigMap {name} does not exist in namespace {workspace.namespace}: "
+            f"create it with the key {USER_CONFIG_KEY}, or take inference.config out."
+        )
     text = (observed.user_config.get("data") or {}).get(USER_CONFIG_KEY)
     if text is None:
         return _config(f"ConfigMap {name} has no key {USER_CONFIG_KEY}: put the engine's settings there.")

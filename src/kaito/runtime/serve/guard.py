@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stands between the front and an engine so that no engine outlives its front: `python guard.py FD -- COMMAND…`.
 
-The front holds the other end of this process's standard input. When that closes, for whatever reason (a `kill -9` of
-the front included), the engine's whole process group gets SIGTERM and, after a grace time, SIGKILL. On Linux the engine
-also dies with this process. Ends as the engine ended: same exit code, or the same signal. Standard library only, and
+The front holds the other end of this process's standard input. When that closes, the engine's whole process group gets
+SIGTERM and, after a grace time, SIGKILL. A front that stops in order says so with a byte before; without it the front
+was killed, nobody can take the engine's answers any more, and the grace time is short. On Linux the engine also dies
+with this process. Ends as the engine ended: same exit code, or the same signal. Standard library only, and
 started as a file, so that it costs a few milliseconds.
 """
 
@@ -21,6 +22,7 @@ import time
 from collections.abc import Sequence
 
 GRACE_S = 8.0
+ABANDONED_GRACE_S = 1.0
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -40,6 +42,7 @@ def signal_group(group: int, number: int) -> None:
 def wait_for_end(child: subprocess.Popen[bytes], wake: int) -> None:
     """Return when the engine has ended, ending it when the front is gone or asks for it."""
     deadline: float | None = None
+    grace_s = ABANDONED_GRACE_S
     watched = [0, wake]
     while child.poll() is None:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -50,9 +53,13 @@ def wait_for_end(child: subprocess.Popen[bytes], wake: int) -> None:
         ready, _, _ = select.select(watched, [], [], left)
         if wake in ready:
             os.read(wake, 64)
-        if 0 in ready and not os.read(0, 64):
+        if 0 not in ready:
+            continue
+        if os.read(0, 64):
+            grace_s = GRACE_S
+        else:
             watched = [wake]
-            deadline = time.monotonic() + GRACE_S
+            deadline = time.monotonic() + grace_s
             signal_group(child.pid, signal.SIGTERM)
 
 

@@ -65,6 +65,15 @@ class Launch:
     """Options of the user that were dropped, for the log."""
 
 
+def cpu_threads(cpus: int) -> dict[str, str]:
+    """Variables that give an engine all the CPUs, and let waiting threads sleep rather than spin.
+
+    Spinning is OpenMP's default. A model server shares its CPUs, at least with its own front; then each step waits for
+    a thread that was put off by one that spins (measured on two busy cores: 28 ms a token, 8 ms without spinning).
+    """
+    return {"OMP_NUM_THREADS": str(cpus), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
 def option_name(key: str) -> str:
     """An option's name with dashes; what follows a dot (a field of a nested option) keeps its spelling."""
     head, dot, rest = key.lstrip("-").partition(".")

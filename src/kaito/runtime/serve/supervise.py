@@ -21,6 +21,8 @@ from kaito.runtime.serve.launch import Launch
 
 KEPT_LINES = 400
 LINE_LIMIT = 1 << 20
+IN_ORDER = b"."
+"""What the guard reads when the front stops in order, before the end of its input."""
 
 
 class EngineProcess:
@@ -91,6 +93,7 @@ class EngineProcess:
     async def stop(self) -> None:
         """End the engine and everything it started: SIGTERM, and SIGKILL after the guard's grace time."""
         if self._process.returncode is None and self._process.stdin is not None:
+            self._process.stdin.write(IN_ORDER)
             self._process.stdin.close()
         await self._process.wait()
         self._kill_rest()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from kaito.api.contracts import ServeConfig
 from kaito.api.names import REASON_NOT_SUPPORTED_HERE
 from kaito.runtime.failure import Failed
-from kaito.runtime.serve.launch import Facts, Launch, Options, merged, option_name
+from kaito.runtime.serve.launch import Facts, Launch, Options, cpu_threads, merged, option_name
 from kaito.runtime.serve.vllm import words
 
 MODULE = "transformers.cli.transformers"
@@ -61,5 +61,5 @@ def environment(config: ServeConfig, facts: Facts) -> dict[str, str]:
     if facts.cache_dir:
         values["HF_HOME"] = f"{facts.cache_dir}/huggingface"
     if config.device == "cpu":
-        values["OMP_NUM_THREADS"] = str(facts.cpus)
+        values |= cpu_threads(facts.cpus)
     return values

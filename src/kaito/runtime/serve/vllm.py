@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kaito.api.contracts import ServeConfig
-from kaito.runtime.serve.launch import GIB, Facts, Launch, Options, merged, option_name, plain
+from kaito.runtime.serve.launch import GIB, Facts, Launch, Options, cpu_threads, merged, option_name, plain
 
 MODULE = "vllm.entrypoints.openai.api_server"
 ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
@@ -126,7 +126,7 @@ def environment(config: ServeConfig, facts: Facts) -> dict[str, str]:
                 cpu_kv_cache_gib(facts.model_config, config.max_model_len, facts.memory_bytes)
             ),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(facts.cpus),
+            **cpu_threads(facts.cpus),
         }
     return values
 
