@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from tests.engine_process import EngineProcess
 
-from kaito.api.meta import WORKSPACES
+from kaito.api.kinds import WORKSPACES
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
 from kaito.kube.errors import ApiError

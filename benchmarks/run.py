@@ -24,7 +24,7 @@ from tests.e2e.machine import REPOSITORY, Machine
 from tests.engine_process import EngineProcess
 
 from benchmarks import creates, idle
-from kaito.api.meta import WORKSPACES
+from kaito.api.kinds import WORKSPACES
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
 from kaito.kube.resource import STATEFUL_SETS

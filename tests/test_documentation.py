@@ -18,7 +18,12 @@ from kaito.cli.demo import WORKSPACE
 from kaito.cli.main import application
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "deploy" / "README.md",
+]
 
 
 def blocks(file: Path, language: str) -> list[str]:

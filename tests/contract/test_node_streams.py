@@ -186,7 +186,7 @@ def service_url(node: NodeCluster) -> str:
 
 @pytest.mark.parametrize("words", [(), ("curl",)], ids=["arguments alone", "with the command's name"])
 def test_curl_in_a_pod_returns_the_whole_answer_every_time(node: NodeCluster, words: tuple[str, ...]) -> None:
-    for number in range(10):
+    for number in range(5):
         done = node.kubectl(
             "run",
             "-it",

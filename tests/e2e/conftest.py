@@ -28,7 +28,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(given, models)
     else:
         argv = [sys.executable, "-m", "kaito.runtime", "demo-model", "--out", str(models)]
-        subprocess.run(argv, check=True, capture_output=True, timeout=300)
+        subprocess.run(argv, check=True, capture_output=True, timeout=600)
     return folder
 
 

@@ -63,3 +63,12 @@ def test_an_unknown_image_says_what_to_do(machine: Machine) -> None:
     )
     assert "ErrImagePull" in machine.kubectl("describe", "pod", "strange").stdout
     machine.kubectl("delete", "pod", "strange", "--wait=false")
+
+
+@pytest.mark.parametrize("command", [["get", "nope"], ["logs", "nope"], ["chat", "nope", "hi"], ["delete", "nope"]])
+def test_an_unknown_name_is_an_error_with_a_next_step(machine: Machine, command: list[str]) -> None:
+    done = machine.run(KAITO, *command, check=False)
+    assert done.returncode == 1
+    assert "nope" in done.stderr
+    assert "kaito get" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -128,7 +128,8 @@ class Karpenter:
             return 1
         if not is_deleting(pool) and not meta.get("finalizers"):
             self.world.put({**pool, "metadata": {**meta, "finalizers": [FINALIZER]}})
-        return abs(wanted - len(live))
+        moved: int = abs(wanted - len(live))
+        return moved
 
     def _claim(self, pool: Manifest, name: str) -> Manifest:
         template = pool["spec"]["template"]

@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kaito.api import names
 from kaito.api.meta import WORKSPACES
@@ -18,6 +20,7 @@ from kaito.operator.provisioners.claims import claim_name
 from kaito.operator.provisioners.nodeclaim import MACHINES, NODE_CLAIMS, node_claim_provisioner
 from kaito.operator.settings import Settings
 from kaito.operator.workspace.controller import workspace_controller
+from kaito.operator.workspace.observe import Observed
 from tests.builders import node, workspace
 from tests.scenario.cloud import FINALIZER, Cloud
 from tests.scenario.world import World, starting_kubelet
@@ -319,3 +322,67 @@ def test_two_workspaces_of_equal_labels_never_share_a_node() -> None:
     nodes = [obj["status"]["workerNodes"] for obj in here.list(WORKSPACES)]
     assert len(cloud.live()) == 2
     assert nodes[0] != nodes[1] and len(nodes[0]) == len(nodes[1]) == 1
+
+
+def test_a_node_wakes_its_owner_and_those_who_take_nodes_as_they_find_them() -> None:
+    finding = workspace("finding")
+    here, cloud = begun(ordering(), finding)
+    settle(here)
+    (claim,) = cloud.claims()
+    (ours,) = here.list(NODES)
+    (watch,) = (watch for watch in CONTROLLER.watches if watch.resource == NODES)
+    assert set(watch.keys(ours)) == {DEMO, Key("default", "finding")}
+    assert set(watch.keys(node("any"))) == {Key("default", "finding")}
+    observed = CONTROLLER.observe(here, DEMO)
+    assert isinstance(observed, Observed)
+    assert names_(list(observed.nodes)) == [claim["status"]["nodeName"]]
+
+
+def test_a_refused_claim_is_told_with_the_servers_words() -> None:
+    here, _ = begun(ordering())
+    observed = CONTROLLER.observe(here, DEMO)
+    assert observed is not None
+    plan = CONTROLLER.plan(observed, here.now)
+    assert plan.refused is not None
+    (claim,) = (create.manifest for create in plan.create if create.manifest["kind"] == "NodeClaim")
+    instead = plan.refused(claim, 'admission webhook "policy" denied the request: no more than 0 GPUs')
+    told = condition_of({"status": instead.status}, names.NODE_CLAIM_READY)
+    assert told is not None and told["reason"] == names.REASON_REFUSED
+    assert "no more than 0 GPUs" in told["message"]
+    assert [event.reason for event in instead.events] == [names.EVENT_NODE_CLAIM_CREATION_FAILED]
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just("2026-01-01T00:00:00Z"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+text = st.sampled_from(["", "True", "False", "Unknown", "quota", "2026-01-01T00:00:00Z", "nonsense"])
+stage = st.fixed_dictionaries(
+    {"type": st.sampled_from(["Launched", "Registered", "Initialized", "Ready", "MachineLaunched"])},
+    optional={"status": text, "reason": text, "message": text, "lastTransitionTime": text},
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.lists(stage, max_size=4), text, text, st.booleans()), max_size=5),
+    text | st.text(max_size=20),
+    junk,
+)
+def test_the_plan_is_total_whatever_claims_and_the_ledger_say(
+    claims: list[tuple[int, list[Manifest], str, str, bool]], ledger: str, extra: Any
+) -> None:
+    manifest = ordering(2)
+    manifest["metadata"]["annotations"] = {names.NODE_ORDERS_ANNOTATION: ledger}
+    here, _ = begun(manifest)
+    for place, stages, made, host, leaving in claims:
+        meta: Manifest = {"name": claim_name(DEMO, place), "labels": OWNED, "finalizers": [FINALIZER]}
+        meta |= {"creationTimestamp": made} | ({"deletionTimestamp": made or "x"} if leaving else {})
+        status = {"conditions": stages, "nodeName": host, "extra": extra}
+        here.put({"apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "metadata": meta, "status": status})
+    observed = CONTROLLER.observe(here, DEMO)
+    assert observed is not None
+    plan = CONTROLLER.plan(observed, here.now)
+    assert plan == CONTROLLER.plan(observed, here.now)
+    assert plan.status is not None and plan.status["conditions"]

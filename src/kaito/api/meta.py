@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""What all our kinds share: their `kube.Resource`s, the base of their models, and how a wrong field is named.
+"""What all our kinds share: the base of their models, and how a wrong field is named.
 
 A kind's fields live in its own module (`kaito.api.workspace`); this one knows only the parts that Kubernetes itself
 prescribes (conditions, label selectors). `kaito.api.crd` turns the models into CustomResourceDefinitions.
@@ -15,11 +15,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from kaito.api.names import GROUP
-from kaito.kube.resource import Resource
-
-WORKSPACES = Resource(GROUP, "v1beta1", "workspaces", "Workspace")
-WORKSPACES_V1ALPHA1 = Resource(GROUP, "v1alpha1", "workspaces", "Workspace")
+from kaito.api.kinds import WORKSPACES as WORKSPACES
+from kaito.api.kinds import WORKSPACES_V1ALPHA1 as WORKSPACES_V1ALPHA1
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from kaito.api.meta import WORKSPACES
+from kaito.api.kinds import WORKSPACES
 from kaito.cli import connect, wait
 from kaito.cli.failure import UserError
 from kaito.cli.options import Kubeconfig, Namespace
@@ -130,6 +130,8 @@ def delete(
         console = Console()
         async with Client(connect.cluster(kubeconfig)) as client:
             for key, kind, was_there in await remove(client, found, namespace):
+                if name is not None and not was_there:
+                    raise UserError(f"There is no Workspace {key}.", "List what is there with: kaito get -A")
                 if kind == "Workspace" and was_there:
                     await wait.until_gone(client, key)
                 console.print(f"{kind} {key} {'deleted' if was_there else 'was not there'}", highlight=False)

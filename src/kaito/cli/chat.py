@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from kaito.api.meta import WORKSPACES
+from kaito.api.kinds import WORKSPACES
 from kaito.cli import connect, phases
 from kaito.cli.failure import UserError
 from kaito.cli.options import Kubeconfig, Namespace

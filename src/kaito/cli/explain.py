@@ -19,6 +19,7 @@ NEXT_STEPS = {
     429: "The cluster is busy; try again in a few seconds.",
 }
 """By HTTP status; 0 stands for no answer at all."""
+NOT_INSTALLED = "Is kaito installed there? On this machine: kaito up --detach. On a cluster: deploy/README.md"
 BROKEN = "The cluster could not answer; try again, and read its logs when this stays."
 
 
@@ -28,6 +29,8 @@ def explain(error: ApiError | ValueError | OSError | UserError) -> UserError:
         case UserError():
             return error
         case ApiError():
+            if error.status == 404 and not (error.details or {}).get("name"):
+                return UserError("The cluster does not know Workspaces.", NOT_INSTALLED)
             step = NEXT_STEPS.get(error.status, BROKEN if error.status >= 500 else "")
             return UserError(error.message.rstrip(".") + ".", step)
         case ConfigError():

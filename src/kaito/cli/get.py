@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from kaito.api.meta import WORKSPACES
+from kaito.api.kinds import WORKSPACES
 from kaito.cli import connect, layout, phases
 from kaito.cli.failure import UserError
 from kaito.cli.options import Kubeconfig, Namespace

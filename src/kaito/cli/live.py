@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kaito.api.meta import WORKSPACES
+from kaito.api.kinds import WORKSPACES
 from kaito.cli import get, layout, phases
 from kaito.cli.progress import Progress
 from kaito.kube.client import Client

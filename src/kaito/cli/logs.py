@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from kaito.api.meta import WORKSPACES
+from kaito.api.kinds import WORKSPACES
 from kaito.cli import connect
 from kaito.cli.failure import UserError
 from kaito.cli.options import Kubeconfig, Namespace

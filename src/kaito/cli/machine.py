@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from kaito.api.meta import WORKSPACES
+from kaito.api.kinds import WORKSPACES
 from kaito.cli import local, settings
 from kaito.cli.failure import UserError
 from kaito.cli.supervisor import HURRY, follow_parent

@@ -11,6 +11,7 @@ from types import FrameType
 
 def end_in_order() -> None:
     """Make SIGTERM and SIGHUP a KeyboardInterrupt, as Ctrl-C is; a SIGHUP that is ignored (nohup) stays so."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)

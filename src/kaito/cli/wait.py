@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from kaito.api.meta import WORKSPACES
+from kaito.api.kinds import WORKSPACES
 from kaito.cli import phases
 from kaito.cli.failure import UserError
 from kaito.kube.client import Client

@@ -148,13 +148,24 @@ def _duplicate_paths(body: bytes, value: Any) -> list[str]:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML as JSON has it: no dates, and keys that stand twice are noted."""
+    """YAML as JSON has it: no dates, keys are texts, and keys that stand twice are noted."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        """The map, with numbers and truth values as keys written out as Go does."""
+        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return {key if isinstance(key, str) else _key_text(key): value for key, value in found.items()}
 
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def _key_text(key: Any) -> str:
+    if key is None:
+        return "null"
+    return str(key).lower() if isinstance(key, bool) else str(key)
 
 
 def decode_yaml(body: bytes) -> Decoded:

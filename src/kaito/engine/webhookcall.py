@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import ssl
 from collections.abc import Callable
 from functools import lru_cache
@@ -87,7 +86,7 @@ def _tls(config: Manifest) -> ssl.SSLContext:
         raise CallFailed("failed to call webhook: the url must be https")
     try:
         return _trusting(config.get("caBundle") or "")
-    except (binascii.Error, UnicodeDecodeError, ssl.SSLError):
+    except (ValueError, ssl.SSLError):
         raise CallFailed("unable to load root certificates: unable to parse bytes as PEM block") from None
 
 
@@ -97,7 +96,10 @@ def _trusting(bundle: str) -> ssl.SSLContext:
 
     Raises ValueError or ssl.SSLError for a bundle that holds no certificates.
     """
-    return ssl.create_default_context(cadata=base64.b64decode(bundle).decode() if bundle else None)
+    pem = base64.b64decode(bundle).decode()
+    if bundle and not pem:
+        raise ValueError("an empty bundle trusts nobody, not everybody that the system trusts")
+    return ssl.create_default_context(cadata=pem or None)
 
 
 def _response(body: bytes) -> Manifest:

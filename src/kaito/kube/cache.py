@@ -195,6 +195,8 @@ class Cache:
         self._refusals = 0
         if event.type == "BOOKMARK":
             return
+        # Whatever ends this watch, it has brought us further: the next attempt need not wait long.
+        self._short_attempts = 0
         key = key_of(obj)
         current = self.store.get(key)
         if current is not None and version_of(current) > version_of(obj):

@@ -19,7 +19,8 @@ from kaito.kube.errors import error_from_response
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 429, 500, 503])
 def test_every_refusal_of_a_server_has_a_next_step(status: int) -> None:
-    shown = explain(error_from_response(status, b'{"kind":"Status","message":"no"}'))
+    body = b'{"kind":"Status","message":"no","details":{"name":"demo"}}'
+    shown = explain(error_from_response(status, body))
     assert str(shown) == "no."
     assert shown.next_step
 
@@ -70,3 +71,8 @@ def test_a_wrong_manifest_is_explained(tmp_path: Path, content: bytes, said: str
     with pytest.raises(UserError, match=said) as caught:
         manifests(str(file))
     assert caught.value.next_step
+
+
+def test_a_cluster_without_kaito_is_told_from_a_missing_workspace() -> None:
+    body = b'{"kind":"Status","message":"the server could not find the requested resource","details":{}}'
+    assert "does not know Workspaces" in str(explain(error_from_response(404, body)))

@@ -158,6 +158,17 @@ def test_a_deleted_pod_ends_its_apps_then_its_sidecars_then_goes() -> None:
     assert gone.actions == (Remove(),)
 
 
+@pytest.mark.parametrize(
+    ("late_s", "left_s"),
+    [(0.0, 2.0), (0.9, 2.0), (2.0, 1.0), (60.0, 1.0)],
+    ids=["seen at once", "asked for late in a second", "seen by a later engine", "long over"],
+)
+def test_a_deleted_pod_gets_what_is_left_of_its_grace(late_s: float, left_s: float) -> None:
+    """The deletionTimestamp is cut to the second, so the last second of the grace is not in it."""
+    decision = decide(view(deleting(pod(), grace_s=2), main=running()), NOW + timedelta(seconds=late_s))
+    assert decision.actions == (Stop("main", left_s),)
+
+
 def test_a_deletion_without_grace_kills_at_once() -> None:
     decision = decide(view(deleting(pod(), grace_s=0), main=running()), NOW)
     assert decision.actions == (Stop("main", 0.0),)

@@ -195,6 +195,15 @@ async def test_a_watch_that_always_ends_at_once_is_asked_for_ever_less_often() -
         assert server.count("watch") <= 6
 
 
+async def test_a_watch_that_brings_something_each_time_is_never_kept_waiting_for_long() -> None:
+    async with watched() as (server, cache):
+        for value in range(10):
+            await server.drop_watches()
+            await server.put(PLACE, config_map("changed", f"again-{value}"))
+            # Ten pauses that double would come to a minute by the cache's clock.
+            await until(lambda value=value: seen(cache)["changed"] == f"again-{value}", within_s=1.0)  # type: ignore[misc]
+
+
 async def test_a_silent_server_that_sends_bookmarks_is_left_alone() -> None:
     async with watched() as (server, _):
         for _ in range(4):  # Longer than the watch bears silence.

@@ -37,24 +37,31 @@ NAME = "kaito-workspace"
 class Interest:
     """Which Workspaces want to hear of objects that they do not own."""
 
-    def __init__(self) -> None:
+    def __init__(self, provisioner: Provisioner) -> None:
+        self._provisioner = provisioner
         self._config_maps: dict[Key, Key] = {}
-        self._all: dict[Key, None] = {}
+        self._finding: dict[Key, None] = {}
 
     def note(self, key: Key, observed: Observed | Orphans | None) -> None:
         """Remember what this Workspace looks at, or forget it when it is gone."""
         self._config_maps.pop(key, None)
+        self._finding.pop(key, None)
         if not isinstance(observed, Observed):
-            self._all.pop(key, None)
             return
-        self._all[key] = None
+        resource = observed.workspace.resource if observed.workspace else None
+        if not self._provisioner.orders or resource is None or not resource.instance_type:
+            self._finding[key] = None
         inference = observed.workspace.inference if observed.workspace else None
         if inference is not None and inference.config:
             self._config_maps[key] = Key(key.namespace, inference.config)
 
     def of_node(self, node: Manifest) -> Iterable[Key]:
-        """Every Workspace: any node may become one of its nodes or cease to be."""
-        return list(self._all)
+        """Every Workspace that takes nodes as it finds them: any may become one of its nodes or cease to be.
+
+        Where nodes are ordered, a node has one owner.
+        """
+        owner = self._provisioner.owner_of(node)
+        return [*self._finding, *([owner] if owner is not None else [])]
 
     def of_config_map(self, config_map: Manifest) -> Iterable[Key]:
         """The Workspaces whose configuration it is."""
@@ -66,7 +73,7 @@ def workspace_controller(
     settings: Settings, provisioner: Provisioner, lookup: Lookup
 ) -> Controller[Observed | Orphans]:
     """The controller that keeps Workspaces as they should be."""
-    interest = Interest()
+    interest = Interest(provisioner)
     owner = owner_keys(WORKSPACES.kind)
 
     def observe_and_note(reader: Reader, key: Key) -> Observed | Orphans | None:

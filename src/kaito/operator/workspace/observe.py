@@ -14,7 +14,7 @@ from kaito.api.meta import WORKSPACES, InvalidObject
 from kaito.api.names import WORKSPACE_LABEL
 from kaito.api.workspace import Workspace
 from kaito.catalog.models import ModelFacts
-from kaito.kube.manifest import Key, Manifest
+from kaito.kube.manifest import Key, Manifest, key_of
 from kaito.kube.plan import Reader
 from kaito.kube.resource import (
     CONFIG_MAPS,
@@ -27,6 +27,7 @@ from kaito.kube.resource import (
     Resource,
 )
 from kaito.operator.provisioners.survey import Provisioner
+from kaito.operator.provisioners.trouble import node_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Observed:
     serve_config: Manifest | None = None
     pods: tuple[Manifest, ...] = ()
     nodes: tuple[Manifest, ...] = ()
+    """Those that may matter to it."""
     user_config: Manifest | None = None
     """The ConfigMap that `inference.config` names."""
     orders: tuple[Manifest, ...] = ()
@@ -108,11 +110,29 @@ def observe(reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner) 
         services=tuple(service for service in services if service is not None),
         serve_config=_read(reader, CONFIG_MAPS, key, serve_config_name(key.name)),
         pods=tuple(reader.list(PODS, key.namespace, labels={WORKSPACE_LABEL: key.name})),
-        nodes=tuple(reader.list(NODES)),
+        nodes=tuple(_nodes(reader, key, workspace, orders, provisioner)),
         user_config=_user_config(reader, key, workspace),
         orders=orders,
         served=frozenset(kind for kind in provisioner.kinds if reader.serves(kind)),
     )
+
+
+def _nodes(
+    reader: Reader, key: Key, workspace: Workspace | None, orders: Iterable[Manifest], provisioner: Provisioner
+) -> Iterable[Manifest]:
+    """All nodes; where they are ordered, only those that are labelled as the Workspace's or came of its orders.
+
+    A cluster may have as many nodes as Workspaces, so looking at all for each would be slow.
+    """
+    resource = workspace.resource if workspace else None
+    if not provisioner.orders or resource is None or not resource.instance_type:
+        return reader.list(NODES)
+    owned = {key_of(node): node for node in reader.list(NODES, labels=provisioner.owner_labels(key))}
+    for order in orders:
+        node = reader.get(NODES, node_of(order)) if node_of(order) else None
+        if node is not None:
+            owned[key_of(node)] = node
+    return [owned[name] for name in sorted(owned)]
 
 
 def _orders(reader: Reader, key: Key, provisioner: Provisioner) -> Iterable[Manifest]:

@@ -20,9 +20,15 @@ from typing import BinaryIO
 from kaito.runtime.serve.launch import Launch
 
 KEPT_LINES = 400
+HEALTH_CHECK = b'"GET /health HTTP/1.1" 200'
 LINE_LIMIT = 1 << 20
 IN_ORDER = b"."
 """What the guard reads when the front stops in order, before the end of its input."""
+
+
+def is_health_check(line: bytes) -> bool:
+    """Whether an engine's log says that a probe of ours went well: every few seconds, and worth nobody's eyes."""
+    return HEALTH_CHECK in line
 
 
 class EngineProcess:
@@ -75,6 +81,8 @@ class EngineProcess:
                 continue  # A line beyond the limit: asyncio drops it.
             if not line:
                 return
+            if is_health_check(line):
+                continue
             with contextlib.suppress(OSError, ValueError):
                 out.write(line)
                 out.flush()
