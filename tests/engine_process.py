@@ -44,8 +44,8 @@ class EngineProcess:
         began = time.monotonic()
         self.kubeconfig.unlink(missing_ok=True)
         argv = [
-            *self.prefix, sys.executable, "-m", "kaito.engine", "--data-dir", str(self.folder / "data"), "--port", str(self.port),
-            "--kubeconfig", str(self.kubeconfig), *self.arguments,
+            *self.prefix, sys.executable, "-m", "kaito.engine", "--data-dir", str(self.folder / "data"),
+            "--port", str(self.port), "--kubeconfig", str(self.kubeconfig), *self.arguments,
         ]  # fmt: skip
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

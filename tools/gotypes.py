@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""Draws `src/kaito/engine/data/gotypes.txt` from checkouts of k8s.io/api and k8s.io/apimachinery.
+"""Draws `src/kaito/engine/schema/data/gotypes.txt` from checkouts of k8s.io/api and k8s.io/apimachinery.
 
-    python tools/gotypes.py API_FOLDER APIMACHINERY_FOLDER > src/kaito/engine/data/gotypes.txt
+    python tools/gotypes.py API_FOLDER APIMACHINERY_FOLDER > src/kaito/engine/schema/data/gotypes.txt
 
-What the words of the table mean is told in `kaito.engine.gotypes`. Take the release that `kaito.engine.builtin` names.
+What the words of the table mean is told in `kaito.engine.schema.gotypes`. Take the release that
+`kaito.engine.schema.builtin` names.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kaito.engine import builtin, kinds
+from kaito.engine.schema import builtin, kinds
 
 META = "io.k8s.apimachinery.pkg.apis.meta.v1"
 POSTED = (

@@ -18,10 +18,10 @@ import sys
 import uvloop
 
 from kaito.engine.app import Engine
-from kaito.engine.journal import AlreadyRunning
-from kaito.engine.listener import CannotListen
+from kaito.engine.http.listener import CannotListen
 from kaito.engine.node.images import ImageFileError
 from kaito.engine.settings import Settings, parse_settings
+from kaito.engine.storage.journal import AlreadyRunning
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

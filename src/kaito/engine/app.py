@@ -16,38 +16,38 @@ from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from kaito.engine.addresses import Addresses
-from kaito.engine.admission import Admission
-from kaito.engine.auth import Authenticator
-from kaito.engine.bootstrap import bootstrap
-from kaito.engine.certificates import Credentials, load_credentials
+from kaito.engine.access.auth import Authenticator
+from kaito.engine.access.rbac import Authorizer
+from kaito.engine.access.reviews import Reviews
 from kaito.engine.controllers.catalogue import COLLECTOR_NAMES, collectors, controllers
 from kaito.engine.controllers.catalogue import Settings as ControllerSettings
-from kaito.engine.definitions import Definitions
-from kaito.engine.deletion import Deletion
-from kaito.engine.documents import Documents
-from kaito.engine.journal import DirectoryLock, SqliteJournal
+from kaito.engine.http.certificates import Credentials, load_credentials
+from kaito.engine.http.documents import Documents
+from kaito.engine.http.kubeconfig import write_kubeconfig
+from kaito.engine.http.listener import Listener, listen
+from kaito.engine.http.server import Server
+from kaito.engine.http.websocket import PodSocket
 from kaito.engine.kinds import Kinds
-from kaito.engine.kubeconfig import write_kubeconfig
-from kaito.engine.listener import Listener, listen
 from kaito.engine.node.addresses import service_network
 from kaito.engine.node.agent import NodeAgent
 from kaito.engine.node.images import ImageMap, builtin_images, read_images
 from kaito.engine.node.simulated import SimulatedCapacity, SimulatedNodes
-from kaito.engine.podaccess import PodAccess
-from kaito.engine.rbac import Authorizer
-from kaito.engine.registry import Registry
-from kaito.engine.resources import Resources
-from kaito.engine.reviews import Reviews
-from kaito.engine.routing import service_resolver
-from kaito.engine.server import Server
+from kaito.engine.objects.addresses import Addresses
+from kaito.engine.objects.admission import Admission
+from kaito.engine.objects.bootstrap import bootstrap
+from kaito.engine.objects.definitions import Definitions
+from kaito.engine.objects.deletion import Deletion
+from kaito.engine.objects.podaccess import PodAccess
+from kaito.engine.objects.registry import Registry
+from kaito.engine.objects.resources import Resources
+from kaito.engine.objects.routing import service_resolver
+from kaito.engine.objects.strategy import Strategies
+from kaito.engine.objects.subresources import Subresources
+from kaito.engine.objects.webhookcall import Caller
+from kaito.engine.objects.webhooks import Webhooks
 from kaito.engine.settings import Settings
-from kaito.engine.store import Journal, MemoryJournal, Store
-from kaito.engine.strategy import Strategies
-from kaito.engine.subresources import Subresources
-from kaito.engine.webhookcall import Caller
-from kaito.engine.webhooks import Webhooks
-from kaito.engine.websocket import PodSocket
+from kaito.engine.storage.journal import DirectoryLock, SqliteJournal
+from kaito.engine.storage.store import Journal, MemoryJournal, Store
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.config import ClusterConfig

@@ -11,7 +11,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from kaito.engine.conversion import SHARED_COLLECTIONS, STORED_AS
+from kaito.engine.schema.conversion import SHARED_COLLECTIONS, STORED_AS
 from kaito.kube.manifest import Manifest
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
@@ -36,7 +36,7 @@ class Kind:
     definition: Manifest | None = field(default=None, compare=False, repr=False)
     """For a custom kind: its CustomResourceDefinition as stored."""
     schema: Any = field(default=None, compare=False, repr=False)
-    """For a custom kind: what `kaito.engine.schema` made of the version's schema."""
+    """For a custom kind: what `kaito.engine.schema.structural` made of the version's schema."""
 
     @property
     def api_version(self) -> str:

@@ -3,7 +3,7 @@
 """What the API server asks of the machine that runs the pods: logs, exec, attach, and connections to a port.
 
 On a cluster the API server dials the kubelet for these. Here the node agent hands an object with these methods to the
-server (`kaito.engine.server`), so neither imports the other. The WebSocket framing that kubectl speaks
+server (`kaito.engine.http.server`), so neither imports the other. The WebSocket framing that kubectl speaks
 (`v5.channel.k8s.io`) is on the server's side of this seam.
 """
 

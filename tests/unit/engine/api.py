@@ -9,19 +9,19 @@ from typing import Any
 
 import msgspec
 
-from kaito.engine.admission import Admission
-from kaito.engine.context import SYSTEM_USER
-from kaito.engine.definitions import Definitions
-from kaito.engine.deletion import Deletion
 from kaito.engine.kinds import Kinds
-from kaito.engine.registry import Registry
-from kaito.engine.requests import Request, Response, parse_query, parse_target
-from kaito.engine.resources import Resources
-from kaito.engine.status import StatusError
-from kaito.engine.store import MemoryJournal, Store
-from kaito.engine.strategy import Strategies
-from kaito.engine.webhookcall import CallFailed
-from kaito.engine.webhooks import Webhooks
+from kaito.engine.objects.admission import Admission
+from kaito.engine.objects.definitions import Definitions
+from kaito.engine.objects.deletion import Deletion
+from kaito.engine.objects.registry import Registry
+from kaito.engine.objects.resources import Resources
+from kaito.engine.objects.strategy import Strategies
+from kaito.engine.objects.webhookcall import CallFailed
+from kaito.engine.objects.webhooks import Webhooks
+from kaito.engine.storage.store import MemoryJournal, Store
+from kaito.engine.wire.context import SYSTEM_USER
+from kaito.engine.wire.requests import Request, Response, parse_query, parse_target
+from kaito.engine.wire.status import StatusError
 from kaito.kube.clock import RealClock
 from kaito.kube.manifest import Manifest
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from kaito.engine import builtin, schema
-from kaito.engine.apply import ApplyConflict, ApplyError, apply, track_update
+from kaito.engine.patching.apply import ApplyConflict, ApplyError, apply, track_update
+from kaito.engine.schema import builtin
+from kaito.engine.schema import structural as schema
 from kaito.kube.manifest import Manifest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

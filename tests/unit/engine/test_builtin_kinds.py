@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from kaito.engine import builtin, openapi
-from kaito.engine.decode import DecodeError, decode, decode_metadata
-from kaito.engine.defaults import apply_defaults
-from kaito.engine.field import aggregate
-from kaito.engine.prepare import prepare_create, qos_class
-from kaito.engine.quantity import QuantityError, canonical
-from kaito.engine.validation import validate_create, validate_update
+from kaito.engine.schema import builtin, openapi
+from kaito.engine.schema.decode import DecodeError, decode, decode_metadata
+from kaito.engine.schema.defaults import apply_defaults
+from kaito.engine.schema.field import aggregate
+from kaito.engine.schema.prepare import prepare_create, qos_class
+from kaito.engine.schema.quantity import QuantityError, canonical
+from kaito.engine.schema.validation import validate_create, validate_update
 from kaito.kube.manifest import Manifest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,9 +7,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from kaito.engine.codec import decode_body, decode_json, decode_yaml, encode, headless
 from kaito.engine.kinds import Kinds
-from kaito.engine.status import StatusError
+from kaito.engine.wire.codec import decode_body, decode_json, decode_yaml, encode, headless
+from kaito.engine.wire.status import StatusError
 
 
 def test_the_stored_form_begins_with_what_lists_leave_out() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kaito.engine import builtin
-from kaito.engine.patch import PatchError, json_patch, merge_patch, strategic_merge_patch
+from kaito.engine.patching.patch import PatchError, json_patch, merge_patch, strategic_merge_patch
+from kaito.engine.schema import builtin
 
 DOCUMENT = {"a": {"b": 1}, "l": [1, 2, 3], "s/t": "x"}
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import pytest
 
-from kaito.engine import builtin
-from kaito.engine.codec import decode_body
-from kaito.engine.gotypes import structs
-from kaito.engine.protobuf import MAGIC, MEDIA_TYPE, UnknownMessage, decode
-from kaito.engine.status import StatusError
+from kaito.engine.schema import builtin
+from kaito.engine.schema.gotypes import structs
+from kaito.engine.wire.codec import decode_body
+from kaito.engine.wire.protobuf import MAGIC, MEDIA_TYPE, UnknownMessage, decode
+from kaito.engine.wire.status import StatusError
 
 
 def varint(value: int) -> bytes:

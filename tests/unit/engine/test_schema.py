@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from kaito.engine import crd
-from kaito.engine.cel import CelError, compile_expression, evaluate
-from kaito.engine.schema import apply_defaults, prune
-from kaito.engine.schema_validation import validate
+from kaito.engine.schema import crd
+from kaito.engine.schema.cel import CelError, compile_expression, evaluate
+from kaito.engine.schema.schema_validation import validate
+from kaito.engine.schema.structural import apply_defaults, prune
 from kaito.kube.manifest import Manifest
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from kaito.engine.select import SelectorError, field_value, from_label_selector, parse_fields, parse_labels
+from kaito.engine.schema.select import SelectorError, field_value, from_label_selector, parse_fields, parse_labels
 
 LABELS = {"app": "web", "tier": "front", "n": "5"}
 

@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from kaito.engine.spdy import (
+from kaito.engine.wire.spdy import (
     DICTIONARY,
     Data,
     Decoder,

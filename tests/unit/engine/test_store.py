@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kaito.engine.journal import AlreadyRunning, DirectoryLock, SqliteJournal
-from kaito.engine.store import Compacted, MemoryJournal, Store
+from kaito.engine.storage.journal import AlreadyRunning, DirectoryLock, SqliteJournal
+from kaito.engine.storage.store import Compacted, MemoryJournal, Store
 
 
 def put(store: Store, name: str, text: str = "x", namespace: str = "n") -> int:

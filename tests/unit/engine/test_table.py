@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from kaito.engine.columns import duration
-from kaito.engine.jsonpath import JsonPathError, compile_path
 from kaito.engine.kinds import Kind
-from kaito.engine.podcolumns import pod_status
-from kaito.engine.table import table, view_of
+from kaito.engine.tables.columns import duration
+from kaito.engine.tables.jsonpath import JsonPathError, compile_path
+from kaito.engine.tables.podcolumns import pod_status
+from kaito.engine.tables.table import table, view_of
 from kaito.kube.manifest import rfc3339
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kaito.engine.webhookcall import CallFailed, _tls
+from kaito.engine.objects.webhookcall import CallFailed, _tls
 from kaito.kube.certificates import new_authority
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

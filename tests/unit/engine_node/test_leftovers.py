@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kaito.engine.journal import DirectoryLock
 from kaito.engine.node import process
 from kaito.engine.node.folder import PodFolder
 from kaito.engine.node.leftovers import end_leftovers
+from kaito.engine.storage.journal import DirectoryLock
 
 IGNORES_TERM = ("sh", "-c", "trap '' TERM; sleep 1000 & wait; wait")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 
-from kaito.engine.quantity import QuantityError, value_of
+from kaito.engine.schema.quantity import QuantityError, value_of
 
 
 def quantity(text: str | int | float | None) -> Decimal:

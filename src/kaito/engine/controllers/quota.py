@@ -3,7 +3,7 @@
 """What is used of ResourceQuotas: sums over everything in the namespace, written into their status.
 
 One key is one namespace, so that a change of any object in it is one look at all its quotas. Refusing what would be too
-much is done when objects are created (`kaito.engine.quotas`).
+much is done when objects are created (`kaito.engine.objects.quotas`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 
 from kaito.engine.controllers.status import status_patch
 from kaito.engine.controllers.usage import concerns, total
-from kaito.engine.quantity import canonical
+from kaito.engine.schema.quantity import canonical
 from kaito.kube.manifest import Key, Manifest
 from kaito.kube.plan import Controller, Patch, Plan, Reader, Watch
 from kaito.kube.resource import NAMESPACES, RESOURCE_QUOTAS, Resource

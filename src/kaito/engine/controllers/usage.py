@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an object uses of a ResourceQuota: counts, and the CPU, memory and storage that it asks for.
 
-Pure arithmetic; `quota.py` writes the sums down, `kaito.engine.quotas` refuses what would be too much.
+Pure arithmetic; `quota.py` writes the sums down, `kaito.engine.objects.quotas` refuses what would be too much.
 """
 
 from __future__ import annotations

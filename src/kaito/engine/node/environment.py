@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
-from kaito.engine.quantity import QuantityError, value_of
+from kaito.engine.schema.quantity import QuantityError, value_of
 from kaito.kube.manifest import Manifest, annotations_of, labels_of
 
 REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z0-9]+)\)")

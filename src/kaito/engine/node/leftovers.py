@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from kaito.engine.journal import AlreadyRunning, DirectoryLock
 from kaito.engine.node import process
 from kaito.engine.node.folder import PodFolder
+from kaito.engine.storage.journal import AlreadyRunning, DirectoryLock
 
 
 async def end_leftovers(data_dir: Path, grace_s: float) -> int:

@@ -220,6 +220,7 @@ async def wait(folder: Path) -> Ended:
     if end is None:
         if what is not None:
             _kill_session(what.pid, what.start)
+            await _gone(what.pid, what.start)
         end = Ended(exit_code=137, finished_at=datetime.now(UTC), signal=int(signal.SIGKILL))
         record_end(folder, end)
     return end

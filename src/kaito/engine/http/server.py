@@ -1,0 +1,314 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP front: a bare ASGI application that authenticates, authorizes, routes, and turns refusals into answers.
+
+What a route does is elsewhere: `kaito.engine.objects` for objects, `discovery` and `documents` for documents,
+`kaito.engine.access` for questions about access, `websocket` for exec, attach and port-forward.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from collections.abc import MutableMapping
+from typing import Any, Protocol
+
+import msgspec
+
+from kaito.engine.access.auth import Authenticator, Refused, impersonated
+from kaito.engine.access.rbac import Authorizer, refusal
+from kaito.engine.access.reviews import Reviews
+from kaito.engine.http import discovery
+from kaito.engine.http.documents import Documents
+from kaito.engine.kinds import DEPRECATED, Kind, Kinds
+from kaito.engine.objects.resources import Resources
+from kaito.engine.objects.subresources import Subresources
+from kaito.engine.wire.negotiate import accepts_aggregated, negotiate
+from kaito.engine.wire.requests import (
+    ANONYMOUS,
+    Attributes,
+    Request,
+    Response,
+    Target,
+    attributes,
+    json_response,
+    parse_query,
+    parse_target,
+    text_response,
+)
+from kaito.engine.wire.status import StatusError, internal, method_not_allowed, not_found, unauthorized, unknown_path
+from kaito.engine.wire.streaming import Receive, Send, stream_chunks
+from kaito.kube.clock import Clock
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 3 * 1024 * 1024
+"""What kube-apiserver takes as one request body, too."""
+
+MAX_HEADER_WARNINGS = 100
+
+Scope = MutableMapping[str, Any]
+
+
+class Socket(Protocol):
+    """Serves the WebSocket upgrades (`kaito.engine.http.websocket`)."""
+
+    async def serve(self, request: Request, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one connection to its end."""
+
+
+class Server:
+    """The ASGI application."""
+
+    def __init__(
+        self,
+        kinds: Kinds,
+        resources: Resources,
+        subresources: Subresources,
+        reviews: Reviews,
+        documents: Documents,
+        *,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        socket: Socket,
+        clock: Clock,
+    ) -> None:
+        self._kinds, self._resources, self._subresources = kinds, resources, subresources
+        self._reviews, self._documents, self._socket = reviews, documents, socket
+        self._authenticator, self._authorizer, self._clock = authenticator, authorizer, clock
+        self.ready = False
+        self.address = ""
+        """host:port, as discovery tells it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(
+            scope.get("method", "GET"),
+            scope["raw_path"].decode("latin-1").partition("?")[0] if scope.get("raw_path") else scope["path"],
+            parse_query(scope["query_string"]),
+            [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]],
+        )
+        if scope["type"] == "websocket":
+            await self._websocket(request, scope, receive, send)
+            return
+        response = await self._answer(request, receive)
+        await _reply(request, response, receive, send)
+
+    async def _answer(self, request: Request, receive: Receive) -> Response:
+        try:
+            request.body = await _body(receive)
+            target = self._admit(request)
+            return await self._route(request, target)
+        except StatusError as error:
+            return error_response(error)
+        except Exception as error:
+            log.exception("request failed: method=%s path=%s", request.method, request.path)
+            return error_response(internal(f"{type(error).__name__}"))
+
+    def _admit(self, request: Request) -> Target | None:
+        """Who asks, and whether he may. Raises StatusError 401 or 403."""
+        target = parse_target(request.path)
+        wanted = attributes(request, target)
+        try:
+            user = self._authenticator.user(request, self._clock.now())
+        except Refused:
+            raise unauthorized() from None
+        if user is None:
+            if not _is_public(request.path):
+                raise unauthorized()
+            request.user = ANONYMOUS
+            return target
+        request.user = user
+        other = impersonated(request)
+        if other is not None:
+            question = Attributes("impersonate", "", "v1", "users", name=other.name)
+            if not self._authorizer.allows(user, question):
+                raise refusal(user, question, None)
+            request.user = other
+        if not self._authorizer.allows(request.user, wanted):
+            raise refusal(request.user, wanted, None)
+        return target
+
+    # Routes
+
+    async def _route(self, request: Request, target: Target | None) -> Response:
+        if target is not None:
+            return await self._resource(request, target)
+        parts = [part for part in request.path.split("/") if part]
+        if parts and parts[0] in ("healthz", "livez", "readyz"):
+            return self._health(request, parts)
+        if request.method not in ("GET", "HEAD"):
+            raise method_not_allowed(request.method.lower(), None)
+        match parts:
+            case []:
+                return json_response(discovery.root_paths(self._kinds))
+            case ["version"]:
+                return Response(200, msgspec.json.format(msgspec.json.encode(discovery.VERSION), indent=2))
+            case ["openapi", *rest]:
+                return self._documents.serve(request, rest)
+            case ["api" | "apis", *rest] if len(rest) < 3:
+                return self._discover(request, parts[0], rest)
+        return text_response("404 page not found\n", 404)
+
+    def _health(self, request: Request, parts: list[str]) -> Response:
+        checks = [name for name in discovery.HEALTH_CHECKS if name not in request.query.get("exclude", [])]
+        if len(parts) > 1:
+            known = "/".join(parts[1:]) in discovery.HEALTH_CHECKS
+            return text_response("ok") if known else text_response("404 page not found\n", 404)
+        if parts[0] == "readyz" and not self.ready:
+            return text_response("[-]started failed: the server is starting\nreadyz check failed\n", 500)
+        if "verbose" in request.query:
+            lines = [f"[+]{name} ok" for name in checks] + [f"{parts[0]} check passed", ""]
+            return text_response("\n".join(lines))
+        return text_response("ok")
+
+    def _discover(self, request: Request, root: str, rest: list[str]) -> Response:
+        aggregated = accepts_aggregated(request.header("accept"))
+        if not rest and aggregated is not None:
+            kind = f"application/json;g=apidiscovery.k8s.io;v={aggregated};as=APIGroupDiscoveryList"
+            body = discovery.aggregated(self._kinds, core=root == "api", version=aggregated)
+            response = json_response(body, content_type=kind)
+            response.headers.append(("vary", "Accept"))
+            return response
+        negotiate(request.header("accept"), for_object=False)
+        document = None
+        match root, rest:
+            case "api", []:
+                document = discovery.api_versions(self.address)
+            case "api", [version]:
+                document = discovery.resource_list(self._kinds, "", version)
+            case "apis", []:
+                document = discovery.group_list(self._kinds)
+            case "apis", [group]:
+                document = discovery.one_group(self._kinds, group)
+            case "apis", [group, version]:
+                document = discovery.resource_list(self._kinds, group, version)
+                if document is None and group in self._kinds.groups():
+                    raise unknown_path()
+        return text_response("404 page not found\n", 404) if document is None else json_response(document)
+
+    async def _resource(self, request: Request, target: Target) -> Response:
+        kind = self._kinds.find(target.group, target.version, target.plural)
+        if kind is None:
+            if (target.group, target.version) in {(k.group, k.version) for k in self._kinds.all() if not k.is_custom}:
+                raise unknown_path()
+            return text_response("404 page not found\n", 404)
+        if target.namespace and not kind.namespaced and kind.plural != "namespaces":
+            raise unknown_path()
+        self._warn_deprecated(request, kind)
+        if kind.verbs == ("create",):
+            return await self._reviews.handle(request, target, kind)
+        if target.subresource:
+            return await self._sub(request, target, kind)
+        return await self._resources.handle(request, target, kind)
+
+    async def _sub(self, request: Request, target: Target, kind: Kind) -> Response:
+        if target.subresource not in kind.subresources:
+            raise not_found(kind, target.name) if kind.is_custom else unknown_path()
+        return await self._subresources.handle(request, target, kind)
+
+    def _warn_deprecated(self, request: Request, kind: Kind) -> None:
+        if not kind.is_custom:
+            if (kind.api_version, kind.kind) in DEPRECATED:
+                request.warnings.append(DEPRECATED[kind.api_version, kind.kind])
+            return
+        version = kind.version_spec
+        if version.get("deprecated"):
+            text = (
+                version.get("deprecationWarning")
+                or f"{kind.api_version} {kind.kind} is deprecated{self._instead(kind)}"
+            )
+            request.warnings.append(text)
+
+    def _instead(self, kind: Kind) -> str:
+        """Which version to use in place of a deprecated one: the first that is not."""
+        for version in self._kinds.groups()[kind.group]:
+            other = self._kinds.find(kind.group, version, kind.plural)
+            if other is not None and not other.version_spec.get("deprecated"):
+                return f"; use {other.api_version} {other.kind}"
+        return ""
+
+    # Streams
+
+    async def _websocket(self, request: Request, scope: Scope, receive: Receive, send: Send) -> None:
+        _take_websocket_token(request)
+        try:
+            target = self._admit(request)
+            if target is None or not target.subresource:
+                raise unknown_path()
+        except StatusError as error:
+            await _reply(request, error_response(error), receive, send, prefix="websocket.http.response")
+            return
+        await self._socket.serve(request, target, scope, receive, send)
+
+
+def _is_public(path: str) -> bool:
+    first = path.split("/")[1]
+    return first in ("healthz", "livez", "readyz", "version")
+
+
+def _take_websocket_token(request: Request) -> None:
+    """Clients that cannot set headers send their token as a subprotocol."""
+    prefix = "base64url.bearer.authorization.k8s.io."
+    for value in request.header("sec-websocket-protocol").split(","):
+        name = value.strip()
+        if name.startswith(prefix) and not request.header("authorization"):
+            encoded = name.removeprefix(prefix)
+            try:
+                token = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+            except (binascii.Error, UnicodeDecodeError):
+                continue
+            request.headers.append(("authorization", f"Bearer {token}"))
+
+
+def error_response(error: StatusError) -> Response:
+    """A refusal as an answer."""
+    response = json_response(error.body(), error.code)
+    if error.retry_after_s is not None:
+        response.headers.append(("retry-after", str(error.retry_after_s)))
+    return response
+
+
+async def _body(receive: Receive) -> bytes:
+    """The whole body. Raises StatusError 413 past the limit."""
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b"".join(chunks)
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            text = f"Request body is too large: limit is {MAX_BODY_BYTES}"
+            raise StatusError(413, "RequestEntityTooLarge", text)
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _headers(request: Request, response: Response) -> list[tuple[bytes, bytes]]:
+    headers = [(b"cache-control", b"no-cache, private")]
+    if response.content_type:
+        headers.append((b"content-type", response.content_type.encode()))
+    headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in response.headers]
+    for warning in list(dict.fromkeys(request.warnings))[:MAX_HEADER_WARNINGS]:
+        quoted = warning.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+        headers.append((b"warning", f'299 - "{quoted}"'.encode("latin-1", "replace")))
+    return headers
+
+
+async def _reply(
+    request: Request, response: Response, receive: Receive, send: Send, *, prefix: str = "http.response"
+) -> None:
+    headers = _headers(request, response)
+    if response.chunks is None:
+        headers.append((b"content-length", str(len(response.body)).encode()))
+        await send({"type": f"{prefix}.start", "status": response.status, "headers": headers})
+        body = b"" if request.method == "HEAD" else response.body
+        await send({"type": f"{prefix}.body", "body": body})
+        return
+    await send({"type": f"{prefix}.start", "status": response.status, "headers": headers})
+    # An empty piece makes the head go out now: a watcher learns that its watch has begun before anything happens.
+    await send({"type": f"{prefix}.body", "body": b"", "more_body": True})
+    await stream_chunks(response.chunks, receive, send)

@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Who has a say in a write besides validation: the namespace's life, a definition's end, and admission webhooks.
+
+The rules that need no network are `check`; the webhooks are asked in `kaito.engine.objects.webhooks`.
+"""
+
+from __future__ import annotations
+
+from kaito.engine.kinds import Kind
+from kaito.engine.objects.quotas import check_quotas
+from kaito.engine.objects.registry import Registry
+from kaito.engine.objects.webhooks import Webhooks
+from kaito.engine.wire.codec import decode
+from kaito.engine.wire.context import WriteContext
+from kaito.engine.wire.status import StatusError, forbidden, not_found
+from kaito.kube.manifest import Manifest, condition_of
+
+UNDELETABLE = frozenset(("default", "kube-system", "kube-public"))
+
+
+class Admission:
+    """Admission as the registry asks for it."""
+
+    def __init__(self, registry: Registry, webhooks: Webhooks) -> None:
+        self._registry, self._webhooks = registry, webhooks
+        self._namespaces = registry.kind("", "namespaces")
+
+    def check(self, operation: str, kind: Kind, namespace: str, obj: Manifest | None, *, subresource: str = "") -> None:
+        """Raises StatusError 403 or 404 when the place or the kind does not take the write."""
+        name = ((obj or {}).get("metadata") or {}).get("name", "")
+        if operation == "DELETE":
+            if kind.collection == "/namespaces" and name in UNDELETABLE:
+                raise forbidden(kind, name, "this namespace may not be deleted")
+            return
+        if operation == "CREATE":
+            if kind.namespaced:
+                self._check_namespace(kind, namespace, name)
+            if kind.is_custom:
+                _check_definition(kind, name)
+
+    def _check_namespace(self, kind: Kind, namespace: str, name: str) -> None:
+        record = self._registry.store.get("/namespaces", "", namespace)
+        if record is None:
+            raise not_found(self._namespaces, namespace)
+        if decode(record.value)["metadata"].get("deletionTimestamp"):
+            text = f"unable to create new content in namespace {namespace} because it is being terminated"
+            cause = {
+                "reason": "NamespaceTerminating",
+                "message": f"namespace {namespace} is being terminated",
+                "field": "metadata.namespace",
+            }
+            raise forbidden(kind, name, text, causes=[cause])
+
+    def check_room(self, kind: Kind, namespace: str, obj: Manifest) -> None:
+        """Raises StatusError 403 when a quota has no room for a new object."""
+        if kind.namespaced:
+            check_quotas(self._registry, kind, namespace, obj)
+
+    def concerns(self, operation: str, kind: Kind, namespace: str, subresource: str) -> bool:
+        return self._webhooks.concern(operation, kind, subresource)
+
+    async def mutate(
+        self,
+        operation: str,
+        kind: Kind,
+        obj: Manifest | None,
+        old: Manifest | None,
+        ctx: WriteContext,
+        *,
+        subresource: str,
+    ) -> Manifest | None:
+        return await self._webhooks.mutate(operation, kind, obj, old, ctx, subresource=subresource)
+
+    async def validate(
+        self,
+        operation: str,
+        kind: Kind,
+        obj: Manifest | None,
+        old: Manifest | None,
+        ctx: WriteContext,
+        *,
+        subresource: str,
+    ) -> None:
+        await self._webhooks.validate(operation, kind, obj, old, ctx, subresource=subresource)
+
+
+def _check_definition(kind: Kind, name: str) -> None:
+    assert kind.definition is not None
+    if condition_of(kind.definition, "Terminating") or kind.definition["metadata"].get("deletionTimestamp"):
+        raise _terminating(kind, name)
+
+
+def _terminating(kind: Kind, name: str) -> StatusError:
+    return forbidden(kind, name, "create not allowed while custom resource definition is terminating")

@@ -1,0 +1,196 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Validation of what owns pods: Deployments, ReplicaSets, StatefulSets, DaemonSets, Jobs, CronJobs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kaito.engine.schema import syntax
+from kaito.engine.schema.field import FieldError, forbidden, invalid, quoted, required, unsupported
+from kaito.engine.schema.select import SelectorError, from_label_selector
+from kaito.engine.schema.validation_pod import parse_cron, validate_pod_spec
+from kaito.kube.manifest import Manifest
+
+_STATEFUL_SET_UPDATABLE: Final = (
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+)
+_STATEFUL_SET_RULE: Final = (
+    "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', "
+    "'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
+)
+_MISMATCH: Final = "`selector` does not match template `labels`"
+
+
+def validate_deployment(obj: Manifest) -> list[FieldError]:
+    """What is wrong with a Deployment."""
+    spec = obj.get("spec") or {}
+    errors = _counts(spec, "replicas", "minReadySeconds", "revisionHistoryLimit") + _selector(spec)
+    strategy = spec.get("strategy") or {}
+    if strategy.get("type") not in ("RollingUpdate", "Recreate"):
+        values = ("Recreate", "RollingUpdate")
+        errors.append(unsupported("spec.strategy.type", strategy.get("type") or "", values))
+    elif strategy["type"] == "Recreate" and strategy.get("rollingUpdate"):
+        path = "spec.strategy.rollingUpdate"
+        errors.append(forbidden(path, "may not be specified when strategy `type` is 'Recreate'"))
+    deadline, ready = spec.get("progressDeadlineSeconds"), spec.get("minReadySeconds") or 0
+    if deadline is not None and deadline <= ready:
+        errors.append(invalid("spec.progressDeadlineSeconds", deadline, "must be greater than minReadySeconds"))
+    return errors + _template(spec, ("Always",))
+
+
+def validate_replica_set(obj: Manifest) -> list[FieldError]:
+    """What is wrong with a ReplicaSet."""
+    spec = obj.get("spec") or {}
+    return _counts(spec, "replicas", "minReadySeconds") + _selector(spec) + _template(spec, ("Always",))
+
+
+def validate_daemon_set(obj: Manifest) -> list[FieldError]:
+    """What is wrong with a DaemonSet."""
+    spec = obj.get("spec") or {}
+    return _counts(spec, "minReadySeconds", "revisionHistoryLimit") + _selector(spec) + _template(spec, ("Always",))
+
+
+def validate_stateful_set(obj: Manifest) -> list[FieldError]:
+    """What is wrong with a StatefulSet."""
+    spec = obj.get("spec") or {}
+    errors = []
+    if spec.get("podManagementPolicy") not in ("OrderedReady", "Parallel"):
+        value = spec.get("podManagementPolicy") or ""
+        detail = "must be 'OrderedReady' or 'Parallel'"
+        errors.append(invalid("spec.podManagementPolicy", value, detail))
+    strategy = (spec.get("updateStrategy") or {}).get("type")
+    if strategy not in ("RollingUpdate", "OnDelete"):
+        errors.append(
+            invalid("spec.updateStrategy", spec.get("updateStrategy"), "must be 'RollingUpdate' or 'OnDelete'")
+        )
+    errors += _counts(spec, "replicas", "minReadySeconds", "revisionHistoryLimit")
+    return errors + _selector(spec) + _template(spec, ("Always",))
+
+
+def validate_stateful_set_update(obj: Manifest, old: Manifest) -> list[FieldError]:
+    """What may not change in a StatefulSet."""
+
+    def fixed(spec: Manifest) -> Manifest:
+        return {name: value for name, value in spec.items() if name not in _STATEFUL_SET_UPDATABLE}
+
+    same = fixed(obj.get("spec") or {}) == fixed(old.get("spec") or {})
+    return [] if same else [forbidden("spec", _STATEFUL_SET_RULE)]
+
+
+def validate_selector_update(obj: Manifest, old: Manifest) -> list[FieldError]:
+    """The selector of a Deployment, ReplicaSet or DaemonSet may not change."""
+    selector = (obj.get("spec") or {}).get("selector")
+    same = selector == (old.get("spec") or {}).get("selector")
+    return [] if same else [invalid("spec.selector", selector, "field is immutable")]
+
+
+def validate_job(obj: Manifest) -> list[FieldError]:
+    """What is wrong with a Job; its selector is generated, so only a manual one is judged."""
+    return _job_spec(obj.get("spec") or {}, "spec")
+
+
+def _job_spec(spec: Manifest, path: str) -> list[FieldError]:
+    errors = _counts(
+        spec,
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        path=path,
+    )
+    if spec.get("completionMode") == "Indexed" and spec.get("completions") is None:
+        errors.append(required(f"{path}.completions", "when completion mode is Indexed"))
+    return errors + _template(spec, ("OnFailure", "Never"), path=path)
+
+
+def validate_job_update(obj: Manifest, old: Manifest) -> list[FieldError]:
+    """What may not change in a Job; its template may while it is suspended and not started."""
+    spec, before = obj.get("spec") or {}, old.get("spec") or {}
+    errors = []
+    for name in (
+        "completions",
+        "selector",
+        "completionMode",
+        "podFailurePolicy",
+        "backoffLimitPerIndex",
+        "successPolicy",
+    ):
+        if spec.get(name) != before.get(name) and not _is_elastic(spec, before, name):
+            errors.append(invalid(f"spec.{name}", spec.get(name), "field is immutable"))
+    suspended = before.get("suspend") and not (old.get("status") or {}).get("startTime")
+    if spec.get("template") != before.get("template") and not suspended:
+        errors.append(invalid("spec.template", spec.get("template"), "field is immutable"))
+    return errors
+
+
+def _is_elastic(spec: Manifest, before: Manifest, name: str) -> bool:
+    indexed = spec.get("completionMode") == "Indexed" == before.get("completionMode")
+    return name == "completions" and indexed and spec.get("completions") == spec.get("parallelism")
+
+
+def validate_cron_job(obj: Manifest) -> list[FieldError]:
+    """What is wrong with a CronJob."""
+    spec = obj.get("spec") or {}
+    errors = []
+    schedule = spec.get("schedule") or ""
+    if not schedule:
+        errors.append(required("spec.schedule"))
+    elif not parse_cron(schedule):
+        found = len(schedule.split())
+        errors.append(invalid("spec.schedule", schedule, f"expected exactly 5 fields, found {found}: [{schedule}]"))
+    if spec.get("concurrencyPolicy") not in ("Allow", "Forbid", "Replace"):
+        policies = ("Allow", "Forbid", "Replace")
+        errors.append(unsupported("spec.concurrencyPolicy", spec.get("concurrencyPolicy") or "", policies))
+    errors += _counts(spec, "successfulJobsHistoryLimit", "failedJobsHistoryLimit")
+    return errors + _job_spec((spec.get("jobTemplate") or {}).get("spec") or {}, "spec.jobTemplate.spec")
+
+
+def _counts(spec: Manifest, *names: str, path: str = "spec") -> list[FieldError]:
+    return [
+        invalid(f"{path}.{name}", spec[name], "must be greater than or equal to 0")
+        for name in names
+        if (spec.get(name) or 0) < 0
+    ]
+
+
+def _selector(spec: Manifest) -> list[FieldError]:
+    selector = spec.get("selector")
+    labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    if selector is None:
+        return [required("spec.selector"), invalid("spec.template.metadata.labels", labels, _MISMATCH)]
+    if not selector.get("matchLabels") and not selector.get("matchExpressions"):
+        return [invalid("spec.selector", selector, "empty selector is invalid for deployment")]
+    try:
+        parsed = from_label_selector(selector)
+    except SelectorError as error:
+        return [invalid("spec.selector", selector, str(error))]
+    return [] if parsed.matches(labels) else [invalid("spec.template.metadata.labels", labels, _MISMATCH)]
+
+
+def _template(spec: Manifest, policies: tuple[str, ...], *, path: str = "spec") -> list[FieldError]:
+    template = spec.get("template") or {}
+    errors = []
+    for key, value in sorted(((template.get("metadata") or {}).get("labels") or {}).items()):
+        at = f"{path}.template.labels"
+        errors += [invalid(at, key, problem) for problem in syntax.label_key_problems(key)]
+        errors += [invalid(at, value, problem) for problem in syntax.label_value_problems(value)]
+    pod = template.get("spec") or {}
+    errors += validate_pod_spec(pod, f"{path}.template.spec")
+    policy = pod.get("restartPolicy")
+    if policy in ("Always", "OnFailure", "Never") and policy not in policies:
+        at = f"{path}.template.spec.restartPolicy"
+        if policies == ("Always",):
+            errors.append(unsupported(at, policy, policies))
+        else:
+            shown = ", ".join(quoted(name) for name in sorted(policies))
+            message = f"Required value: valid values: {shown}"
+            errors.append(FieldError(at, "FieldValueRequired", message))
+    return errors

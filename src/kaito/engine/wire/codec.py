@@ -1,0 +1,232 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes to objects and back: JSON and YAML bodies, duplicate keys, and the stored form.
+
+The stored form starts with kind and apiVersion, so that list items of the built-in kinds, which go without, are a
+slice.
+Pure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import yaml
+from yaml.scanner import ScannerError
+
+from kaito.engine.kinds import Kind
+from kaito.engine.wire import protobuf
+from kaito.engine.wire.status import StatusError, bad_request, unsupported_media_type
+from kaito.kube.manifest import Manifest
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER: msgspec.json.Decoder[Manifest] = msgspec.json.Decoder(dict[str, Any])
+
+JSON_TYPES = ("application/json", "")
+YAML_TYPES = ("application/yaml", "application/apply-patch+yaml", "text/yaml", "text/x-yaml")
+ACCEPTED = "application/json, application/yaml, application/vnd.kubernetes.protobuf"
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A body as sent, and the keys that stood in it twice."""
+
+    value: Any
+    duplicates: list[str] = field(default_factory=list)
+
+
+def encode(obj: Manifest, kind: Kind) -> bytes:
+    """The stored form of an object of the kind."""
+    head = {"kind": kind.kind, "apiVersion": obj["apiVersion"], "metadata": obj["metadata"]}
+    return _ENCODER.encode({**head, **{key: value for key, value in obj.items() if key not in head}})
+
+
+def decode(value: bytes) -> Manifest:
+    """The object that a stored form means: a new one at each call."""
+    return _DECODER.decode(value)
+
+
+def headless(value: bytes, kind: Kind) -> bytes:
+    """A stored built-in object as a list shows it: without kind and apiVersion."""
+    prefix = len(f'{{"kind":"{kind.kind}","apiVersion":"{kind.api_version}",')
+    return b"{" + value[prefix:]
+
+
+def media_type(header: str) -> str:
+    """The bare media type of a Content-Type header."""
+    return header.partition(";")[0].strip().lower()
+
+
+def decode_body(body: bytes, content_type: str) -> Decoded:
+    """A request body of any type that objects come in. Raises StatusError 415, or ValueError with what is wrong."""
+    kind = media_type(content_type)
+    if kind in YAML_TYPES:
+        return decode_yaml(body)
+    if kind == protobuf.MEDIA_TYPE:
+        try:
+            return Decoded(protobuf.decode(body))
+        except protobuf.UnknownMessage as error:
+            raise unsupported_media_type(
+                f"this server cannot read {error} in protobuf: send it as JSON, for example with kubectl create -f"
+            ) from None
+    if kind not in JSON_TYPES:
+        raise unsupported_media_type(
+            f"the body of the request was in an unknown format - accepted media types include: {ACCEPTED}"
+        )
+    return decode_json(body)
+
+
+def decode_json(body: bytes) -> Decoded:
+    """JSON, with the keys that appear twice in one object. Raises ValueError in Go's words."""
+    duplicates: list[str] = []
+    if not body.strip():
+        raise ValueError("unexpected end of JSON input")
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(found)
+        if len(result) != len(found):
+            names = [name for name, _ in found]
+            duplicates.extend(sorted({name for name in names if names.count(name) > 1}))
+        return result
+
+    try:
+        value = json.loads(body, object_pairs_hook=pairs, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("exceeded max depth") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(_go_words(error)) from None
+    paths = _duplicate_paths(body, value) if duplicates else []
+    return Decoded(value, paths)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"invalid character '{name[0]}' looking for beginning of value")
+
+
+def _go_words(error: json.JSONDecodeError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "invalid UTF-8 in JSON input"
+    if error.pos >= len(error.doc):
+        return "unexpected end of JSON input"
+    character = error.doc[error.pos]
+    if "property name" in error.msg:
+        return f"invalid character '{character}' looking for beginning of object key string"
+    if "delimiter" in error.msg:
+        return f"invalid character '{character}' after object key:value pair"
+    if "Extra data" in error.msg:
+        return f"invalid character '{character}' after top-level value"
+    return f"invalid character '{character}' looking for beginning of value"
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with its keys in order, twice where they stand twice."""
+
+
+def _duplicate_paths(body: bytes, value: Any) -> list[str]:
+    """Where keys stand twice, as `data.a`; the rare case, so the body is read once more."""
+    found: list[str] = []
+
+    def visit(node: Any, path: str) -> None:
+        if isinstance(node, _Pairs):
+            seen = set()
+            for name, child in node:
+                here = f"{path}.{name}" if path else name
+                if name in seen and here not in found:
+                    found.append(here)
+                seen.add(name)
+                visit(child, here)
+        elif isinstance(node, list):
+            for index, child in enumerate(node):
+                visit(child, f"{path}[{index}]")
+
+    visit(json.loads(body, object_pairs_hook=_Pairs), "")
+    return found
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML as JSON has it: no dates, keys are texts, and keys that stand twice are noted."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        """The map, with numbers and truth values as keys written out as Go does."""
+        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return {key if isinstance(key, str) else _key_text(key): value for key, value in found.items()}
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _key_text(key: Any) -> str:
+    if key is None:
+        return "null"
+    return str(key).lower() if isinstance(key, bool) else str(key)
+
+
+def decode_yaml(body: bytes) -> Decoded:
+    """The first YAML document. Raises ValueError."""
+    if body.startswith(b"{"):
+        # Most programs send JSON, which is YAML too and read ten times faster as what it is.
+        with contextlib.suppress(ValueError):
+            decoded = decode_json(body)
+            if not decoded.duplicates:
+                return decoded
+    loader = _Loader(body)
+    duplicates: list[str] = []
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            raise ValueError("unexpected end of JSON input")
+        _yaml_duplicates(node, duplicates)
+        value = loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ValueError(f"error converting YAML to JSON: yaml: {_yaml_problem(error)}") from None
+    finally:
+        loader.dispose()
+    return Decoded(value, duplicates)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Where and what, in the words of Go's parser, which counts lines differently while it still reads characters."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    late = isinstance(error, ScannerError)
+    marks = [mark.line + late for mark in (error.context_mark, error.problem_mark) if mark is not None and mark.line]
+    where = f"line {marks[0]}: " if marks else ""
+    return f"{where}{error.problem or error.context}"
+
+
+def _yaml_duplicates(node: Any, found: list[str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, child in node.value:
+            name = str(getattr(key, "value", ""))
+            if name in seen:
+                found.append(
+                    f'yaml: unmarshal errors:\n  line {key.start_mark.line + 1}: key "{name}" already set in map'
+                )
+            seen[name] = 1
+            _yaml_duplicates(child, found)
+    elif isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _yaml_duplicates(child, found)
+
+
+def to_yaml(value: Any) -> bytes:
+    """YAML as kubectl and people like it: keys sorted, block style."""
+    text: str = yaml.safe_dump(value, sort_keys=True, default_flow_style=False, allow_unicode=True)
+    return text.encode()
+
+
+def unreadable(kind: Kind, error: ValueError, body: bytes) -> StatusError:
+    """400 for a body that is not an object at all."""
+    shown = body[:200].decode("utf-8", "replace") if body.strip() else "<empty>"
+    return bad_request(
+        f"the object provided is unrecognized (must be of type {kind.kind}): couldn't get version/kind; "
+        f"json parse error: {error} ({shown})"
+    )
