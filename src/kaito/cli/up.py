@@ -52,6 +52,8 @@ def up(
         running = machine.start(options, detach=detach)
     verb = f"is up after {running.seconds:.1f} s" if running.started_here else "was up already"
     console.print(f"The engine {verb}: {running.server}", highlight=False)
+    if not running.started_here and (weights or images or port or runtime != "auto"):
+        console.print("It keeps the options that it was started with; to change them: kaito down, then kaito up.")
     console.print(f"\n  export KUBECONFIG={shlex.quote(str(running.kubeconfig))}", soft_wrap=True, highlight=False)
     console.print("  kaito apply -f examples/quickstart.yaml     # or: kubectl apply -f ...\n", highlight=False)
     if detach:

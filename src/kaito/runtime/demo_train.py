@@ -37,8 +37,8 @@ from kaito.runtime.demo_text import (
 
 CONTEXT = 4096
 VOCABULARY = 1536
-BATCH = 32
-STEPS = 112
+BATCH = 26
+STEPS = 128
 WARM_UP = 20
 PEAK_RATE = 3e-3
 THREADS = 2
@@ -126,7 +126,7 @@ def train(
 ) -> float:
     """Teach the corpus; prints a line every few steps and returns the last loss."""
     chance = random.Random(SEED)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.05, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
     model.train()
     started = time.monotonic()
     value = math.inf
@@ -134,8 +134,9 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate(step, steps)
         ids, labels = batch(blocks, tokenizer, chance)
-        logits = model(input_ids=ids, use_cache=False).logits
-        loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        learnt = labels[:, 1:] != -100  # the rest needs no logits
+        loss = cross_entropy(model.lm_head(hidden[learnt]), labels[:, 1:][learnt])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
