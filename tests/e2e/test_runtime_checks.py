@@ -89,7 +89,8 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 def test_paths_are_taken_below_the_pods_root(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "etc" / "kaito").mkdir(parents=True)
-    (root / "mnt" / "weights").mkdir(parents=True)
+    incomplete = root / "mnt" / "weights" / "kaito" / "demo-phi-3"
+    incomplete.mkdir(parents=True)
     written = serve_config(tmp_path, "transformers", local_dirs=["/mnt/weights"])
     written.rename(root / "etc" / "kaito" / "serve.json")
     (root / "dev").mkdir()
@@ -99,4 +100,4 @@ def test_paths_are_taken_below_the_pods_root(tmp_path: Path) -> None:
     )
     assert code == 1
     words = json.loads((root / "dev" / "termination-log").read_text())
-    assert str(root / "mnt" / "weights") in words["message"]
+    assert f"{incomplete} lacks" in words["message"]
