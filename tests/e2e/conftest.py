@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kaito.cli import settings
 from tests.e2e.machine import Machine, processes_below
 
 STAND_INS = ("microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-instruct")
@@ -20,15 +21,14 @@ STAND_INS = ("microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-inst
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder with the demo model in it: copied from KAITO_TEST_WEIGHTS, or built, which takes a minute."""
+    """A cache folder with the demo model in it: a copy of KAITO_TEST_WEIGHTS, or of the one that `kaito demo` keeps."""
     folder = tmp_path_factory.mktemp("cache")
-    models = folder / "kaito" / "models"
     given = os.environ.get("KAITO_TEST_WEIGHTS")
-    if given:
-        shutil.copytree(given, models)
-    else:
+    models = Path(given) if given else settings.read().cache_dir / "models"
+    if not given:
         argv = [sys.executable, "-m", "kaito.runtime", "demo-model", "--out", str(models)]
         subprocess.run(argv, check=True, capture_output=True, timeout=600)
+    shutil.copytree(models, folder / "kaito" / "models")
     return folder
 
 

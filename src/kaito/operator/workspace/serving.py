@@ -59,7 +59,8 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
     on_gpu = placement.hardware.gpus > 0
     options: dict[str, Any] = {
         **flags.options(),
-        "trust_remote_code": flags.trust_remote_code and model.is_known,
+        # A repository's own code runs only where its commit is pinned: what was looked at is what is run.
+        "trust_remote_code": flags.trust_remote_code and model.is_known and model.revision is not None,
         "extra_args": _extra_args(rendering, flags, on_gpu=on_gpu),
     }
     if not on_gpu:
