@@ -18,8 +18,8 @@ import yaml
 
 from tests.engine_process import EngineProcess
 
-API_AT_LEAST = 99.5
-KUBECTL_AT_LEAST = 99.0
+API_AT_LEAST = 98.0
+KUBECTL_AT_LEAST = 96.0
 NETWORK = "10.96.0.0/16"
 """The kit knows a cluster address by its 10."""
 
