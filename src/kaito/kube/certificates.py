@@ -62,7 +62,7 @@ def new_authority(name: str, now: datetime) -> KeyPair:
     return _pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def serving_pair(authority: KeyPair, names: Sequence[str], now: datetime) -> KeyPair:
+def serving_pair(authority: KeyPair, names: Sequence[str], now: datetime, *, life: timedelta = SERVING_LIFE) -> KeyPair:
     """A certificate of a server that is reached under these names and addresses.
 
     Raises ValueError when the authority's PEM texts are not such.
@@ -73,7 +73,7 @@ def serving_pair(authority: KeyPair, names: Sequence[str], now: datetime) -> Key
         raise ValueError("the authority's key is not one on an elliptic curve")
     key = ec.generate_private_key(ec.SECP256R1())
     builder = (
-        _builder(_named(names[0]), issuer.subject, key.public_key(), now, SERVING_LIFE)
+        _builder(_named(names[0]), issuer.subject, key.public_key(), now, life)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
