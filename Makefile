@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # On a Linux machine without an NVIDIA GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves some gigabytes.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c requirements/lock.txt
 TESTS ?= tests
+# Two or more files of tests at a time; each model server takes about a gigabyte, hence no more than four.
+WORKERS ?= logical
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test check unit e2e bench lock generate clean
 
@@ -36,7 +39,7 @@ demo: $(VENV)/.transformers ## From nothing to a chat answer on this machine, th
 	@$(BIN)/kaito demo
 
 test: tools $(VENV)/.vllm check ## Lint, types, layers and every test
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(PYTEST) $(TESTS)
 
 check: $(VENV)/.base ## Lint, types, layers (seconds)
 	@$(BIN)/ruff check .
@@ -45,10 +48,10 @@ check: $(VENV)/.base ## Lint, types, layers (seconds)
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 unit: $(VENV)/.base ## Unit tests alone (seconds, no network)
-	@$(BIN)/python -m pytest tests/unit tests/test_architecture.py
+	@$(PYTEST) tests/unit tests/test_architecture.py
 
 e2e: tools $(VENV)/.vllm ## kubectl, both model servers, the demo model
-	@$(BIN)/python -m pytest tests/e2e
+	@$(PYTEST) tests/e2e
 
 bench: tools $(VENV)/.vllm ## Measure, and write benchmarks/README.md's table
 	@$(BIN)/python -m benchmarks.run
@@ -56,6 +59,7 @@ bench: tools $(VENV)/.vllm ## Measure, and write benchmarks/README.md's table
 generate: $(VENV)/.base ## Write what is generated from code: the CRD and its reference
 	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml
 	@$(BIN)/python -m kaito.api.reference > docs/reference/workspace.md
+	@$(BIN)/python -m kaito.operator.faults.page > docs/failures.md
 
 lock: $(VENV)/.vllm ## Write down the installed versions
 	@{ sed -n '/^#/p' requirements/lock.txt; $(BIN)/pip freeze --exclude-editable \
@@ -65,6 +69,10 @@ lock: $(VENV)/.vllm ## Write down the installed versions
 tools:
 	@command -v kubectl >/dev/null || { echo "The tests drive the real kubectl (1.31 or later), which is not on PATH." \
 	  "Install it: https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
+	@command -v docker-registry >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && { apt-get install -y -qq docker-registry || { apt-get update -qq && apt-get install -y -qq docker-registry; }; } \
+	  >/dev/null 2>&1; } || command -v docker-registry >/dev/null || { echo "The tests pull from a real registry:" \
+	  "sudo apt-get install docker-registry, or your system's package." >&2; exit 1; }
 	@command -v curl >/dev/null || { echo "The tests need curl: apt-get install curl, or your system's package." >&2; exit 1; }
 
 clean: ## Remove what the other targets made

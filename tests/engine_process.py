@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,14 +16,26 @@ from pathlib import Path
 from types import TracebackType
 
 READY_WITHIN_S = 20.0
+FIRST_PORT = 12000
+"""Below the ports that Linux gives to whoever asks for any (32768 on) and below Kubernetes' node ports (30000 on)."""
+PORTS_PER_WORKER = 1000
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody listens on now, and that neither another worker nor the system hands out."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = FIRST_PORT + worker * PORTS_PER_WORKER
+    for port in random.sample(range(first, first + PORTS_PER_WORKER), PORTS_PER_WORKER):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"no port is free from {first} on")
+
+
+def latest_pod_logs(folder: Path, count: int = 2) -> list[Path]:
+    """The containers' logs that were written to last, below a machine's folder."""
+    found = list(folder.glob("data/node/pods/*/containers/*/*/log"))
+    return sorted(found, key=lambda path: path.stat().st_mtime)[-count:]
 
 
 class EngineProcess:
@@ -84,6 +98,10 @@ class EngineProcess:
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(30)
+
+    def logs(self) -> list[Path]:
+        """The files that the engine and the latest pods write to."""
+        return [*latest_pod_logs(self.folder), self.log]
 
     def __enter__(self) -> EngineProcess:
         self.start()

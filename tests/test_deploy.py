@@ -12,8 +12,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from kaito.operator.flags import read
 from kaito.operator.provisioners.byo import BYO
-from kaito.operator.settings import Settings, read
+from kaito.operator.settings import Settings
 from kaito.operator.workspace.controller import workspace_controller
 
 DEPLOY = Path(__file__).parents[1] / "deploy"

@@ -8,11 +8,10 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
-from tests.engine_process import EngineProcess
+from tests.contract.conftest import ApiServer
 
 KUBECTL = shutil.which("kubectl")
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason="there is no kubectl here")
@@ -20,13 +19,12 @@ pytestmark = pytest.mark.skipif(KUBECTL is None, reason="there is no kubectl her
 Kubectl = list[str]
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with EngineProcess(tmp_path_factory.mktemp("kubectl"), "--no-node") as process:
-        yield process
+@pytest.fixture
+def engine(api_server: ApiServer) -> ApiServer:
+    return api_server
 
 
-def kubectl(engine: EngineProcess, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+def kubectl(engine: ApiServer, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """One kubectl run with a home of its own, so that nothing is cached between tests and users."""
     assert KUBECTL is not None
     environment = {"PATH": os.environ["PATH"], "HOME": str(engine.folder), "KUBECONFIG": str(engine.kubeconfig)}
@@ -57,7 +55,7 @@ def kubectl(engine: EngineProcess, *arguments: str, stdin: str | None = None) ->
         ("auth can-i create pods", "yes"),
     ],
 )
-def test_what_kubectl_makes_without_a_file(engine: EngineProcess, command: str, answer: str) -> None:
+def test_what_kubectl_makes_without_a_file(engine: ApiServer, command: str, answer: str) -> None:
     done = kubectl(engine, *(part.replace("_", " ") for part in command.split()))
     assert answer in done.stdout + done.stderr
 
@@ -70,7 +68,7 @@ def test_what_kubectl_makes_without_a_file(engine: EngineProcess, command: str, 
         ("widgets.spec", ["GROUP:      example.com", "FIELD: spec <Object>", "How wide it is."]),
     ],
 )
-def test_kubectl_explains_kinds(engine: EngineProcess, path: str, texts: list[str]) -> None:
+def test_kubectl_explains_kinds(engine: ApiServer, path: str, texts: list[str]) -> None:
     kubectl(engine, "apply", "-f", "-", stdin=WIDGETS)
     kubectl(engine, "wait", "--for=condition=Established", "crd/widgets.example.com", "--timeout=10s")
     done = kubectl(engine, "explain", path)
@@ -78,7 +76,7 @@ def test_kubectl_explains_kinds(engine: EngineProcess, path: str, texts: list[st
     assert [text for text in texts if text not in done.stdout] == []
 
 
-def test_an_applied_widget_is_shown_with_its_columns(engine: EngineProcess) -> None:
+def test_an_applied_widget_is_shown_with_its_columns(engine: ApiServer) -> None:
     kubectl(engine, "apply", "-f", "-", stdin=WIDGETS)
     kubectl(engine, "wait", "--for=condition=Established", "crd/widgets.example.com", "--timeout=10s")
     widget = json.dumps(
@@ -92,7 +90,7 @@ def test_an_applied_widget_is_shown_with_its_columns(engine: EngineProcess) -> N
     assert "spec.width: Invalid value" in wrong.stderr
 
 
-def test_an_unknown_kind_is_told_as_one(engine: EngineProcess) -> None:
+def test_an_unknown_kind_is_told_as_one(engine: ApiServer) -> None:
     manifest = json.dumps({"apiVersion": "none.example.com/v1", "kind": "No", "metadata": {"name": "x"}})
     done = kubectl(engine, "apply", "-f", "-", stdin=manifest)
     assert 'no matches for kind "No" in version "none.example.com/v1"' in done.stderr

@@ -63,6 +63,17 @@ def test_a_changed_config_map_reaches_the_folder(node: NodeCluster) -> None:
     assert node.kubectl("exec", "reader", "--", "ls", "/etc/settings").stdout.split() == ["file", "other"]
 
 
+def test_changed_labels_reach_the_downward_volume(node: NodeCluster) -> None:
+    items = [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]
+    mount = {"volumeMounts": [{"name": "about", "mountPath": "/etc/about"}]}
+    volumes = [{"name": "about", "downwardAPI": {"items": items}}]
+    node.apply(shell("labelled", "exec sleep 600", container=mount, volumes=volumes))
+    node.ready("labelled")
+    node.kubectl("label", "pod", "labelled", "colour=blue")
+    read = ("exec", "labelled", "--", "cat", "/etc/about/labels")
+    eventually(lambda: 'colour="blue"' in node.kubectl(*read).stdout, "the new label is there")
+
+
 def test_a_claim_outlives_the_pods_that_use_it(node: NodeCluster) -> None:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     node.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "kept"}, "spec": spec})

@@ -15,6 +15,7 @@ from kaito.kube.config import load_kubeconfig
 from kaito.kube.errors import AlreadyExists, Conflict, Gone, Invalid, NotFound
 from kaito.kube.manifest import Manifest
 from kaito.kube.resource import CONFIG_MAPS, NAMESPACES, SERVICES
+from tests.contract.conftest import ApiServer
 from tests.engine_process import EngineProcess
 
 
@@ -24,25 +25,26 @@ def engine(tmp_path: Path) -> Iterator[EngineProcess]:
         yield process
 
 
-def config_map(name: str, **data: str) -> Manifest:
-    meta = {"name": name, "namespace": "default"}
+def config_map(name: str, namespace: str = "default", **data: str) -> Manifest:
+    meta = {"name": name, "namespace": namespace}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
 
 
-async def test_an_object_lives_through_its_verbs(engine: EngineProcess) -> None:
-    async with Client(load_kubeconfig(engine.kubeconfig)) as client:
-        made = await client.create(CONFIG_MAPS, config_map("a", k="v"), namespace="default")
+async def test_an_object_lives_through_its_verbs(api_server: ApiServer) -> None:
+    namespace = api_server.namespace
+    async with Client(load_kubeconfig(api_server.kubeconfig)) as client:
+        made = await client.create(CONFIG_MAPS, config_map("a", namespace, k="v"))
         with pytest.raises(AlreadyExists):
-            await client.create(CONFIG_MAPS, config_map("a"), namespace="default")
-        patched = await client.patch(CONFIG_MAPS, "a", "default", {"data": {"k": "w"}})
+            await client.create(CONFIG_MAPS, config_map("a", namespace))
+        patched = await client.patch(CONFIG_MAPS, "a", namespace, {"data": {"k": "w"}})
         assert patched["data"] == {"k": "w"}
         with pytest.raises(Conflict):
             await client.replace(CONFIG_MAPS, {**made, "data": {"k": "late"}})
         with pytest.raises(Invalid):
-            await client.create(CONFIG_MAPS, config_map("Not_Valid"), namespace="default")
-        await client.delete(CONFIG_MAPS, "a", "default")
+            await client.create(CONFIG_MAPS, config_map("Not_Valid", namespace))
+        await client.delete(CONFIG_MAPS, "a", namespace)
         with pytest.raises(NotFound):
-            await client.get(CONFIG_MAPS, "a", "default")
+            await client.get(CONFIG_MAPS, "a", namespace)
 
 
 async def test_a_service_gets_an_address_of_its_own(engine: EngineProcess) -> None:

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,16 @@ from tests.e2e.machine import Machine, processes_below
 STAND_INS = ("microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-instruct")
 
 
+@contextmanager
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No other worker of this run is in here."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (shared / "demo-model.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder with the demo model in it: a copy of KAITO_TEST_WEIGHTS, or of the one that `kaito demo` keeps."""
@@ -27,7 +39,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = Path(given) if given else settings.read().cache_dir / "models"
     if not given:
         argv = [sys.executable, "-m", "kaito.runtime", "demo-model", "--out", str(models)]
-        subprocess.run(argv, check=True, capture_output=True, timeout=600)
+        with alone(tmp_path_factory):
+            subprocess.run(argv, check=True, capture_output=True, timeout=600)
     shutil.copytree(models, folder / "kaito" / "models")
     return folder
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.engine_process import free_port, latest_pod_logs
+
 KAITO = str(Path(sys.executable).parent / "kaito")
 REPOSITORY = Path(__file__).parents[2]
 
@@ -32,6 +34,12 @@ class Machine:
             "XDG_CACHE_HOME": str(cache),
             "KUBECONFIG": str(self.kubeconfig),
         }
+        self.prefer_port(free_port())
+
+    def prefer_port(self, port: int) -> None:
+        """Have `kaito up` try this port first, as if it had been the last one: machines start side by side here."""
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        (self.folder / "data" / "port").write_text(str(port))
 
     def run(
         self, *argv: str, check: bool = True, timeout: float = 120, input: str | None = None
@@ -84,6 +92,10 @@ class Machine:
         """What the supervisor wrote down: the processes."""
         found: dict[str, Any] = json.loads((self.folder / "data" / "up.json").read_text())
         return found
+
+    def logs(self) -> list[Path]:
+        """The files that the latest pods and `kaito up` write to."""
+        return [*latest_pod_logs(self.folder), *sorted(self.folder.glob("data/logs/*.log"))]
 
     def kill(self, which: str) -> None:
         """kill -9 of the supervisor, the engine or the operator; one that is just dead is fine."""

@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from tests.engine_process import free_port
+
 ENGINES = ("transformers", "vllm")
 READY_WITHIN_S = 150
 
@@ -27,13 +28,6 @@ def demo_weights(request: pytest.FixtureRequest) -> str:
     """The folder that holds the demo model: KAITO_TEST_WEIGHTS, or the one that all end-to-end tests share."""
     given = os.environ.get("KAITO_TEST_WEIGHTS")
     return given or str(request.getfixturevalue("cache") / "kaito" / "models")
-
-
-def free_port() -> int:
-    """A port on loopback that is free at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def serve_config(folder: Path, engine: str, **model: Any) -> Path:
@@ -94,6 +88,8 @@ class RuntimeProcess:
             self.process.send_signal(signal.SIGTERM)
         self.process.wait(30)
         self._out.close()
+        if error is not None:
+            print(self.log.read_text(errors="replace")[-4000:])
 
     def request(
         self, method: str, path: str, body: Any = None, *, content_type: str | None = "application/json"
@@ -128,6 +124,10 @@ class RuntimeProcess:
                 return time.monotonic() - started
             time.sleep(0.2)
         raise AssertionError("not ready:\n" + self.log.read_text()[-4000:])
+
+    def logs(self) -> list[Path]:
+        """The file that the front and its engine write to."""
+        return [self.log]
 
     def tree(self) -> list[psutil.Process]:
         """The processes below the front, remembered for `survivors`."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from kaito.api.names import POD_INDEX_LABEL
 from kaito.kube.manifest import Key, Manifest, controller_of, has_labels, is_deleting, key_of, rfc3339
 from kaito.kube.plan import Controller, Event, Plan, Reader, RetryLater
 from kaito.kube.resource import PODS, STATEFUL_SETS, WELL_KNOWN, Resource, resource_of
@@ -45,6 +46,9 @@ class World:
 
     def owned_by(self, resource: Resource, uid: str) -> list[Manifest]:
         return [obj for obj in self.list(resource) if (controller_of(obj) or {}).get("uid") == uid]
+
+    def about(self, resource: Resource, kind: str, key: Key) -> list[Manifest]:
+        return [event for event in self.list(resource) if subject_of(event) == (kind, key)]
 
     def list(
         self, resource: Resource, namespace: str | None = None, *, labels: Mapping[str, str] | None = None
@@ -181,7 +185,7 @@ class World:
                 "metadata": {
                     "name": name,
                     "namespace": meta["namespace"],
-                    "labels": dict(spec["template"]["metadata"]["labels"]),
+                    "labels": {**spec["template"]["metadata"]["labels"], POD_INDEX_LABEL: str(index)},
                     "annotations": {"template": template_hash},
                     "ownerReferences": [{**owner, "name": meta["name"], "uid": meta["uid"]}],
                 },
@@ -198,6 +202,12 @@ class World:
             "readyReplicas": len(ready),
             "updatedReplicas": len(pods),
         }
+
+
+def subject_of(event: Manifest) -> tuple[str, Key]:
+    """What an event is about."""
+    about = event["involvedObject"]
+    return about["kind"], Key(about.get("namespace", ""), about["name"])
 
 
 def starting_kubelet(pod: Manifest) -> Manifest:

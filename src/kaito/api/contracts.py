@@ -9,12 +9,13 @@ other. A container that ends in error leaves a `Failure` as its termination mess
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 SERVE_CONFIG_KEY = "serve.json"
 """The key in the ConfigMap, and the file's name below `CONFIG_MOUNT`."""
+FETCH_CONFIG_KEY = "fetch.json"
 CONFIG_MOUNT = "/etc/kaito"
 USER_CONFIG_MOUNT = "/mnt/config"
 USER_CONFIG_KEY = "inference_config.yaml"
@@ -91,6 +92,53 @@ class ServeConfig(Contract):
     adapters: tuple[Adapter, ...] = ()
     user_config: str | None = None
     """Path of the user's `inference_config.yaml`, whose values win over ours."""
+
+
+class OciSource(Contract):
+    """An image or an artifact in a registry. Its manifest says which it is: of an image the folder `path` is taken; a
+    model artifact (CNCF ModelPack) and a plain file artifact (as `oras push` makes it) are taken whole."""
+
+    kind: Literal["oci"] = "oci"
+    reference: str
+    """As users write it: `registry/name:tag`, `name@sha256:…`."""
+    path: str = "/data"
+    """The folder of an image whose content is wanted; of no meaning for artifacts."""
+
+
+class UrlSource(Contract):
+    """Files over http or https, each under the last segment of its path."""
+
+    kind: Literal["url"] = "url"
+    urls: tuple[str, ...] = Field(min_length=1)
+    sha256: dict[str, str] = Field(default_factory=dict)
+    """What a file must hash to, in hex, by its URL."""
+
+
+Source = Annotated[OciSource | UrlSource, Field(discriminator="kind")]
+
+
+class FetchItem(Contract):
+    """One thing to bring into one folder."""
+
+    name: str
+    """What messages call it."""
+    source: Source
+    destination: str
+    """A folder that is not there yet, is empty, or was filled by an earlier fetch; it appears whole or not at all."""
+    credentials: tuple[str, ...] = ()
+    """Docker `config.json` files, or folders of them, tried one after the other when a registry refuses an anonymous
+    client."""
+
+
+class FetchConfig(Contract):
+    """What `kaito-runtime fetch` brings."""
+
+    version: Literal[1] = 1
+    items: tuple[FetchItem, ...]
+    registry_mirrors: dict[str, str] = Field(default_factory=dict)
+    """Where to ask instead: `mcr.microsoft.com` to `localhost:5000`, or with a folder, `localhost:5000/mcr`."""
+    ca_file: str | None = None
+    """Further certificate authorities (PEM) to trust."""
 
 
 class Failure(Contract):

@@ -161,6 +161,19 @@ class PerformanceStatus(ApiModel):
     """The figures, by name."""
 
 
+class FailureStatus(ApiModel):
+    """Why the Workspace does not do what it is for."""
+
+    reason: str
+    """The fault in a word for programs; docs/failures.md lists all."""
+    evidence: str
+    """What was seen, in the words of whoever said it."""
+    next_step: str = ""
+    """What to do about it."""
+    since: str = Field(json_schema_extra={"format": "date-time"})
+    """When it was first seen."""
+
+
 class WorkspaceStatus(ApiModel):
     """What the operator reports."""
 
@@ -175,6 +188,8 @@ class WorkspaceStatus(ApiModel):
     """How many nodes the workload needs."""
     performance: PerformanceStatus | None = None
     """What the start-up benchmark found."""
+    failure: FailureStatus | None = None
+    """Why the Workspace does not do what it is for; absent while all is well."""
 
 
 class Workspace(ApiModel):

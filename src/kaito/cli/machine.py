@@ -13,22 +13,20 @@ import importlib.util
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import yaml
 
 from kaito.api.kinds import WORKSPACES
-from kaito.cli import local, settings
+from kaito.cli import cluster, local, settings
 from kaito.cli.failure import UserError
+from kaito.cli.probe import is_free, listens
 from kaito.cli.supervisor import HURRY, follow_parent
 from kaito.engine.node.leftovers import end_leftovers
 from kaito.kube.client import Client
@@ -37,8 +35,6 @@ from kaito.kube.errors import ApiError
 from kaito.kube.resource import VALIDATING_WEBHOOKS
 
 RUNTIME_IMAGE = "ghcr.io/kaito-project/kaito-runtime"
-CLUSTER_NAME = "kaito"
-"""The only cluster in a kubeconfig that the engine writes."""
 READY_WITHIN_S = 45.0
 DEFAULT_PORT = 6443
 POD_GRACE_S = 10.0
@@ -55,6 +51,9 @@ class Options:
     runtime: str = "auto"
     port: int | None = None
     images: Path | None = None
+    provisioner: str = "local"
+    existing: cluster.Cluster | None = None
+    """The cluster to work on in place of the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +75,38 @@ def start(options: Options, *, detach: bool) -> Up:
     with local.alone(options.data_dir):
         state = local.running(options.data_dir)
         if state is not None:
+            check_same(options, state)
             state.supervisor.send(HURRY)
-            wait_until_ready(options.data_dir, Path(state.kubeconfig), began, state.supervisor.is_alive)
+            wait_until_ready(options, Path(state.kubeconfig), began, state.supervisor.is_alive)
             return Up(Path(state.kubeconfig), state.server, started_here=False, seconds=time.monotonic() - began)
         clear_strays(options.data_dir)
-        discard_stale(options.kubeconfig)
-        port = choose_port(options)
-        server = f"https://127.0.0.1:{port}"
-        process = spawn(options, server, port, detach=detach)
+        if options.existing is not None:
+            server = options.existing.server
+            process = spawn(options, server, (), detach=detach)
+        else:
+            # Nobody may take the kubeconfig of an earlier engine for the one that is about to be written.
+            options.kubeconfig.unlink(missing_ok=True)
+            port = choose_port(options)
+            server = f"https://127.0.0.1:{port}"
+            process = spawn(options, server, engine_command(options, port), detach=detach)
         try:
-            wait_until_ready(options.data_dir, options.kubeconfig, began, lambda: process.poll() is None)
+            wait_until_ready(options, options.kubeconfig, began, lambda: process.poll() is None)
         except BaseException:
             process.terminate()
             process.wait()
             end_rest(options.data_dir)
             raise
         return Up(options.kubeconfig, server, started_here=True, seconds=time.monotonic() - began)
+
+
+def check_same(options: Options, state: local.State) -> None:
+    """Raises UserError when what runs already works on another cluster than the one asked for."""
+    wanted = options.existing.server if options.existing else ""
+    if (wanted and wanted != state.server) or (not wanted and state.engine is None):
+        raise UserError(
+            f"kaito is up already, for {state.server}.",
+            "Stop it first with kaito down, or give this one a folder of its own with --data-dir.",
+        )
 
 
 def clear_strays(data_dir: Path) -> None:
@@ -102,25 +117,6 @@ def clear_strays(data_dir: Path) -> None:
     for process in (state.operator, state.engine):
         if process is not None:
             process.end(signal.SIGKILL, wait_s=5.0)
-
-
-def discard_stale(kubeconfig: Path) -> None:
-    """Remove the kubeconfig of an earlier engine, so that nobody takes it for the one that is about to be written.
-
-    Raises UserError for a file that is not the engine's own: the engine would write over it.
-    """
-    if not kubeconfig.exists():
-        return
-    try:
-        content = yaml.safe_load(kubeconfig.read_text())
-        clusters = [entry["name"] for entry in content["clusters"]] if content else []
-    except (yaml.YAMLError, LookupError, TypeError, ValueError):
-        clusters = ["?"]
-    if clusters not in ([], [CLUSTER_NAME]):
-        raise UserError(
-            f"{kubeconfig} is not a file of kaito's own, and would be overwritten.", "Choose another --kubeconfig."
-        )
-    kubeconfig.unlink()
 
 
 def choose_port(options: Options) -> int:
@@ -140,26 +136,10 @@ def choose_port(options: Options) -> int:
     return port
 
 
-def is_free(port: int) -> bool:
-    """Whether the loopback port can be bound now."""
-    with closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def spawn(options: Options, server: str, port: int, *, detach: bool) -> subprocess.Popen[bytes]:
+def spawn(options: Options, server: str, engine: Sequence[str], *, detach: bool) -> subprocess.Popen[bytes]:
     """Start the supervisor in a session of its own; in the foreground it ends when we do."""
     logs = options.data_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    images = write_images(options)
-    engine = [
-        sys.executable, "-m", "kaito.engine", "--data-dir", str(options.data_dir), "--port", str(port),
-        "--images", str(images), "--kubeconfig", str(options.kubeconfig),
-    ]  # fmt: skip
     argv = [
         sys.executable, "-m", "kaito.cli.supervisor", "--data-dir", str(options.data_dir), "--server", server,
         "--kubeconfig", str(options.kubeconfig), *(f"--engine={part}" for part in engine),
@@ -176,10 +156,26 @@ def spawn(options: Options, server: str, port: int, *, detach: bool) -> subproce
         )
 
 
+def engine_command(options: Options, port: int) -> list[str]:
+    """The engine's command line."""
+    return [
+        sys.executable, "-m", "kaito.engine", "--data-dir", str(options.data_dir), "--port", str(port),
+        "--images", str(write_images(options)), "--kubeconfig", str(options.kubeconfig),
+    ]  # fmt: skip
+
+
 def operator_command(options: Options) -> list[str]:
-    """The operator's command line for one machine."""
+    """The operator's command line: for the engine on this machine, or for a cluster that exists."""
     argv = [
-        sys.executable, "-m", "kaito.operator", "--kubeconfig", str(options.kubeconfig), "--provisioner", "local",
+        sys.executable, "-m", "kaito.operator", "--kubeconfig", str(options.kubeconfig),
+        "--provisioner", options.provisioner,
+    ]  # fmt: skip
+    if options.existing is not None:
+        # No webhook: the API server of another machine could not reach it. Conditions say what it would have refused.
+        argv += ["--leader-elect", "--namespace", cluster.OPERATOR_NAMESPACE]
+        argv += ["--install-crds"] if options.existing.may_install else []
+        return argv if options.runtime == "auto" else [*argv, "--default-runtime", options.runtime]
+    argv += [
         "--install-crds", "--webhook-port", "0", "--webhook-url-host", "127.0.0.1",
         "--weights-cache", str(options.data_dir / "weights"),
         "--runtime-image", RUNTIME_IMAGE, "--default-runtime", default_runtime(options.runtime),
@@ -224,46 +220,40 @@ def write_images(options: Options) -> Path:
     return file
 
 
-def wait_until_ready(data_dir: Path, kubeconfig: Path, began: float, is_alive: Callable[[], bool]) -> None:
-    """Return when the engine answers and the operator is there. Raises UserError when that takes too long."""
+def wait_until_ready(options: Options, kubeconfig: Path, began: float, is_alive: Callable[[], bool]) -> None:
+    """Return when Workspaces are served and the operator is there. Raises UserError when that takes too long."""
+    data_dir = options.data_dir
+    what = "operator" if options.existing else "engine"
     while True:
         if not is_alive():
             raise UserError(
-                f"The engine did not start. {last_line(data_dir)}", f"Read the logs in {data_dir / 'logs'}."
+                f"The {what} did not start. {last_line(data_dir)}", f"Read the logs in {data_dir / 'logs'}."
             )
-        if kubeconfig.exists() and asyncio.run(is_serving(kubeconfig)):
+        if kubeconfig.exists() and asyncio.run(is_serving(kubeconfig, has_webhook=options.existing is None)):
             return
         if time.monotonic() - began > READY_WITHIN_S:
             raise UserError(
-                f"The engine is not ready after {READY_WITHIN_S:g} s. {last_line(data_dir)}",
+                f"The {what} is not ready after {READY_WITHIN_S:g} s. {last_line(data_dir)}",
                 f"Read the logs in {data_dir / 'logs'}, then: kaito down",
             )
         time.sleep(0.1)
 
 
-async def is_serving(kubeconfig: Path) -> bool:
-    """Whether Workspaces are served and the operator's admission webhook listens.
+async def is_serving(kubeconfig: Path, *, has_webhook: bool) -> bool:
+    """Whether Workspaces are served and the operator works: its admission webhook listens, or somebody has its Lease.
 
     The engine keeps the webhook's registration between two runs; so only an open port says that the operator is there.
     """
     try:
         async with Client(load_kubeconfig(kubeconfig)) as client:
             await client.list_objects(WORKSPACES)
+            if not has_webhook:
+                return bool(await cluster.leader(load_kubeconfig(kubeconfig)))
             items, _ = await client.list_objects(VALIDATING_WEBHOOKS)
     except (ApiError, ValueError, OSError):
         return False
     hooks = [hook["clientConfig"] for item in items for hook in item.get("webhooks") or []]
     return any(listens(hook["url"]) for hook in hooks if "url" in hook)
-
-
-def listens(url: str) -> bool:
-    """Whether somebody takes connections at the URL's host and port."""
-    parts = urlsplit(url)
-    try:
-        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
 
 
 def last_line(data_dir: Path) -> str:
@@ -314,7 +304,7 @@ def options_from(
     port: int | None = None,
     images: Path | None = None,
 ) -> Options:
-    """Options with defaults filled in; the demo model's folder is always looked at, after the user's own."""
+    """Options for this machine, defaults filled in; the demo model's folder is looked at after the user's own."""
     missing = [folder for folder in weights if not folder.is_dir()]
     if missing:
         raise UserError(f"The weights folder {missing[0]} does not exist.", "Lay weights out as DIR/<model id>/.")
@@ -323,3 +313,10 @@ def options_from(
     chosen = (kubeconfig or env.data_dir / "kubeconfig").expanduser().absolute()
     folders = (*(folder.absolute() for folder in weights), built_here)
     return Options(env.data_dir, chosen, folders, runtime, port, images)
+
+
+def options_for_cluster(
+    env: settings.Settings, found: cluster.Cluster, *, runtime: str, provisioner: str | None
+) -> Options:
+    """Options for the operator alone, working on a cluster that exists."""
+    return Options(env.data_dir, found.kubeconfig, runtime=runtime, provisioner=provisioner or "byo", existing=found)

@@ -120,7 +120,7 @@ def hurry(children: Sequence[Child]) -> None:
 
 
 async def supervise(data_dir: Path, server: str, kubeconfig: Path, engine: list[str], operator: list[str]) -> None:
-    """Run both until SIGTERM or SIGINT."""
+    """Run both until SIGTERM or SIGINT; without an engine's command line the operator alone."""
     state = local.State(local.Process.of(os.getpid()), None, None, server, str(kubeconfig))
 
     def started(name: str, pid: int) -> None:
@@ -130,10 +130,10 @@ async def supervise(data_dir: Path, server: str, kubeconfig: Path, engine: list[
         local.save(data_dir, state)
 
     logs = data_dir / "logs"
-    children = [
-        Child("engine", engine, logs / "engine.log", started),
-        Child("operator", operator, logs / "operator.log", started, after=partial(is_named_in, kubeconfig, server)),
-    ]
+    children = [Child("engine", engine, logs / "engine.log", started)] if engine else []
+    children.append(
+        Child("operator", operator, logs / "operator.log", started, after=partial(is_named_in, kubeconfig, server))
+    )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

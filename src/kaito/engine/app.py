@@ -43,11 +43,13 @@ from kaito.engine.objects.resources import Resources
 from kaito.engine.objects.routing import service_resolver
 from kaito.engine.objects.strategy import Strategies
 from kaito.engine.objects.subresources import Subresources
+from kaito.engine.objects.versions import Versions
 from kaito.engine.objects.webhookcall import Caller
 from kaito.engine.objects.webhooks import Webhooks
 from kaito.engine.settings import Settings
+from kaito.engine.storage.events import Journal, MemoryJournal
 from kaito.engine.storage.journal import DirectoryLock, SqliteJournal
-from kaito.engine.storage.store import Journal, MemoryJournal, Store
+from kaito.engine.storage.store import Store
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.config import ClusterConfig
@@ -88,7 +90,7 @@ class Engine:
         now = self._clock.now()
         hosts = tuple(dict.fromkeys((*HOSTS, settings.host, kubernetes_ip)))
         credentials = load_credentials(settings.data_dir / "pki", hosts, now)
-        store = Store(self._journal())
+        store = Store(self._journal(), loop=asyncio.get_running_loop())
         self._stack.callback(store.close)
         server = await self._compose(store, credentials)
         server.address = f"{settings.host}:{port}"
@@ -116,6 +118,7 @@ class Engine:
         registry = Registry(store, kinds, Strategies(kinds, {"/services": addresses.allocate}))
         caller = Caller(service_resolver(registry))
         self._stack.push_async_callback(caller.close)
+        registry.versions = Versions(kinds, registry.strategies, caller)
         registry.admission = Admission(registry, Webhooks(registry, caller))
         deletion = Deletion(registry)
         definitions = Definitions(registry, deletion, clock)
@@ -128,6 +131,7 @@ class Engine:
         resources = Resources(registry, deletion, clock)
         self._registry, self._pods = registry, PodAccess(registry, clock)
         return Server(
+            store,
             kinds,
             resources,
             Subresources(registry, resources, deletion, authenticator, self._pods, clock),

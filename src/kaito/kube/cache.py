@@ -48,6 +48,7 @@ class Cache:
         client: Client,
         resource: Resource,
         label_selector: str | None = None,
+        field_selector: str | None = None,
         *,
         clock: Clock | None = None,
         managers: Sequence[str] = (),
@@ -56,6 +57,7 @@ class Cache:
     ) -> None:
         self.resource = resource
         self.label_selector = label_selector
+        self.field_selector = field_selector
         self.store = Store(managers)
         self.optional = optional
         """The server may not have the resource."""
@@ -86,6 +88,11 @@ class Cache:
         self._listeners.remove(listener)
         if recovered is not None:
             self._recovered.remove(recovered)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds every object of its resource."""
+        return self.label_selector is None and self.field_selector is None
 
     @property
     def version(self) -> str:
@@ -148,7 +155,9 @@ class Cache:
         self._complaint = complaint
 
     async def _list(self) -> None:
-        items, version = await self._client.list_objects(self.resource, label_selector=self.label_selector)
+        items, version = await self._client.list_objects(
+            self.resource, label_selector=self.label_selector, field_selector=self.field_selector
+        )
         listed = version_number(version)
         went_back = listed < version_number(self._version)
         fresh = {key_of(item) for item in items}
@@ -178,6 +187,7 @@ class Cache:
             self.resource,
             resource_version=self._version,
             label_selector=self.label_selector,
+            field_selector=self.field_selector,
             bookmarks=True,
             opened=self._accepted,
         )
@@ -239,7 +249,7 @@ class CacheReader:
             self._caches.setdefault(cache.resource, []).append(cache)
         for several in self._caches.values():
             # A cache without selector holds all that the others hold.
-            several.sort(key=lambda cache: cache.label_selector is not None)
+            several.sort(key=lambda cache: not cache.is_whole)
 
     def cache_of(self, resource: Resource, key: Key) -> Cache | None:
         """The cache that holds, or would hold, the object; None when the resource is not cached as a whole."""
@@ -247,7 +257,7 @@ class CacheReader:
         for cache in caches:
             if cache.store.get(key) is not None:
                 return cache
-        return caches[0] if caches and caches[0].label_selector is None else None
+        return caches[0] if caches and caches[0].is_whole else None
 
     def get(self, resource: Resource, name: str, namespace: str = "") -> Manifest | None:
         """The object, or None when it is not there."""
@@ -258,11 +268,15 @@ class CacheReader:
         """The objects whose controlling owner has the uid."""
         return _merged([store.owned_by(uid) for store in self._stores(resource)])
 
+    def about(self, resource: Resource, kind: str, key: Key) -> list[Manifest]:
+        """The objects whose `involvedObject` is of this kind and name."""
+        return _merged([store.about(kind, key) for store in self._stores(resource)])
+
     def _stores(self, resource: Resource) -> list[Store]:
         caches = self._caches.get(resource)
         if caches is None:
             raise LookupError(f"{resource.plural} are read but not watched: add a Watch on them to the controller")
-        return [cache.store for cache in caches[:1] if cache.label_selector is None] or [c.store for c in caches]
+        return [cache.store for cache in caches[:1] if cache.is_whole] or [c.store for c in caches]
 
     def list(
         self, resource: Resource, namespace: str | None = None, *, labels: Mapping[str, str] | None = None

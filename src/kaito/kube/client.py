@@ -96,8 +96,11 @@ class Client:
         user_agent: str = "kaito",
         timeouts: Timeouts | None = None,
         clock: Clock | None = None,
+        answered: Callable[[str, int, float], None] | None = None,
     ) -> None:
+        """`answered` is told of every answer: the method, the status (0: none came) and the seconds that it took."""
         self.config = config
+        self._answered = answered
         self._user_agent = user_agent
         self._timeouts = timeouts or Timeouts()
         self._clock = clock or RealClock()
@@ -310,8 +313,7 @@ class Client:
         renewed = False
         for attempt in range(_MOST_ATTEMPTS):
             try:
-                async with self._open(request, timeout=timeout) as opened:
-                    response = Response(opened.status, opened.headers, await _body(opened))
+                response = await self._once(request, timeout)
             except Unavailable as error:
                 # The server closed a connection of the pool in the moment in which we used it.
                 if attempt == 0 and request.is_repeatable and isinstance(error.__cause__, _CLOSED_ERRORS):
@@ -326,6 +328,18 @@ class Client:
                 break
             await self._clock.sleep(wait_s)
         return response
+
+    async def _once(self, request: Request, timeout: aiohttp.ClientTimeout) -> Response:
+        began = self._clock.monotonic()
+        status = 0
+        try:
+            async with self._open(request, timeout=timeout) as opened:
+                response = Response(opened.status, opened.headers, await _body(opened))
+            status = response.status
+            return response
+        finally:
+            if self._answered is not None:
+                self._answered(request.method, status, self._clock.monotonic() - began)
 
     @asynccontextmanager
     async def _open(self, request: Request, *, timeout: aiohttp.ClientTimeout) -> AsyncIterator[aiohttp.ClientResponse]:

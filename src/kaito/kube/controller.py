@@ -21,20 +21,23 @@ from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.errors import ApiError, TooManyRequests, Unavailable
 from kaito.kube.manifest import Key, Manifest, key_of
-from kaito.kube.plan import Controller, RetryLater, Terminal
+from kaito.kube.plan import Controller, RetryLater, Terminal, Watch
 from kaito.kube.queue import WorkQueue
 from kaito.kube.resource import Resource
 
 AnyController = Controller[Any]
 KeysOf = Callable[[Manifest], Iterable[Key]]
 """Which keys a change of an object wakes."""
-Source = tuple[Resource, str | None]
-"""What is listed and watched: a resource and a label selector."""
+Source = tuple[Resource, str | None, str | None]
+"""What is listed and watched: a resource, a label selector and a field selector."""
 
 SERVER_TROUBLE_MOST_S = 5.0
 """The longest wait after a failure that is the server's, not the key's: it may be back at any moment."""
 DYING_NAMESPACE_S = 5.0
 """When to look again at a key whose namespace takes nothing new: as a rule it is gone by then."""
+LONG_THOUGHT_S, REST_FACTOR, MOST_REST_S = 0.01, 4.0, 1.0
+"""A key whose observing and planning took longer than the first rests for that time times the second, at most the
+third: a ReplicaSet of thousands of pods is woken by each of them."""
 LEAST_REQUEUE_S = 0.05
 """A plan that wants to be made again at once all the time must not keep a core busy."""
 
@@ -85,6 +88,7 @@ class Loop:
         known = (controller.resource, *(watch.resource for watch in controller.watches), *controller.known)
         self._applier = Applier(client, self._reader, manager=controller.name, known=known, clock=clock)
         self._subscriptions: list[_Subscription] = []
+        self._thought_s: dict[Key, float] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -93,11 +97,11 @@ class Loop:
 
     def connect(self) -> None:
         """Start listening to the caches; what they hold already wakes its keys too."""
-        wakes: dict[Source, list[KeysOf]] = {(self.controller.resource, self.controller.label_selector): [_own_key]}
+        wakes: dict[Source, list[KeysOf]] = {_own_source(self.controller): [_own_key]}
         for watch in self.controller.watches:
-            wakes.setdefault((watch.resource, watch.label_selector), []).append(watch.keys)
+            wakes.setdefault(_source(watch), []).append(watch.keys)
         for cache in self.caches:
-            listener = self._listener(wakes[(cache.resource, cache.label_selector)])
+            listener = self._listener(wakes[(cache.resource, cache.label_selector, cache.field_selector)])
             cache.subscribe(listener, recovered=self._queue.flush)
             self._subscriptions.append(_Subscription(cache, listener))
             for obj in cache.store.select():
@@ -126,7 +130,7 @@ class Loop:
             try:
                 await self._attempt(key)
             finally:
-                self._queue.done(key)
+                self._queue.done(key, rest_s=self._rest_s(key))
                 self.stats.reconciles += 1
                 self.stats.wait_s += waited_s
                 self.stats.work_s += self._clock.monotonic() - started
@@ -167,12 +171,19 @@ class Loop:
                 self._queue.add_after(key, max(again_s, LEAST_REQUEUE_S))
 
     async def _reconcile(self, key: Key) -> float | None:
+        began = self._clock.monotonic()
         observed = self.controller.observe(self._reader, key)
-        if observed is None:
+        plan = None if observed is None else self.controller.plan(observed, self._clock.now())
+        self._thought_s[key] = self._clock.monotonic() - began
+        if plan is None:
             return None
-        plan = self.controller.plan(observed, self._clock.now())
         await self._applier.carry_out(plan, self.controller.resource, key)
         return plan.requeue_after_s
+
+    def _rest_s(self, key: Key) -> float:
+        """How long a key has to rest: one that takes long to think about must not be thought about all the time."""
+        thought_s = self._thought_s.pop(key, 0.0)
+        return min(REST_FACTOR * thought_s, MOST_REST_S) if thought_s > LONG_THOUGHT_S else 0.0
 
     def _listener(self, wakes: Sequence[KeysOf]) -> Callable[[Manifest | None, Manifest | None], None]:
         def listen(old: Manifest | None, new: Manifest | None) -> None:
@@ -298,12 +309,18 @@ class Manager:
 
 def _sources(controller: AnyController) -> list[Source]:
     """What the controller needs to see, each once."""
-    wanted = [(controller.resource, controller.label_selector)]
-    wanted += [(watch.resource, watch.label_selector) for watch in controller.watches]
-    return list(dict.fromkeys(wanted))
+    return list(dict.fromkeys([_own_source(controller), *map(_source, controller.watches)]))
+
+
+def _own_source(controller: AnyController) -> Source:
+    return controller.resource, controller.label_selector, None
+
+
+def _source(watch: Watch) -> Source:
+    return watch.resource, watch.label_selector, watch.field_selector
 
 
 def _optional(controller: AnyController) -> set[Source]:
     """What the server need not have."""
-    needed = {(watch.resource, watch.label_selector) for watch in controller.watches if not watch.optional}
-    return {(watch.resource, watch.label_selector) for watch in controller.watches if watch.optional} - needed
+    needed = {_source(watch) for watch in controller.watches if not watch.optional}
+    return {_source(watch) for watch in controller.watches if watch.optional} - needed

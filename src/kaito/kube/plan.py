@@ -36,6 +36,9 @@ class Reader(Protocol):
     def owned_by(self, resource: Resource, uid: str) -> list[Manifest]:
         """The objects whose controlling owner has this uid (an index: cheap)."""
 
+    def about(self, resource: Resource, kind: str, key: Key) -> list[Manifest]:
+        """The objects (Events) whose `involvedObject` is of this kind and name (an index: cheap)."""
+
     def list(
         self, resource: Resource, namespace: str | None = None, *, labels: Mapping[str, str] | None = None
     ) -> list[Manifest]:
@@ -121,6 +124,7 @@ class Watch:
     resource: Resource
     keys: Callable[[Manifest], Iterable[Key]]
     label_selector: str | None = None
+    field_selector: str | None = None
     optional: bool = False
     """The server may not have the kind (yet): then there are no objects of it, and `Reader.serves` says so."""
 

@@ -39,6 +39,7 @@ class WorkQueue(Generic[K]):
         self._working: set[K] = set()
         self._again: dict[K, float] = {}
         self._failures: dict[K, int] = {}
+        self._rests: dict[K, float] = {}
         self._timers: dict[K, tuple[float, asyncio.Task[None]]] = {}
         self._getters: deque[asyncio.Future[None]] = deque()
 
@@ -56,7 +57,13 @@ class WorkQueue(Generic[K]):
         now = self._clock.monotonic()
         if key in self._working:
             self._again.setdefault(key, now)
-        elif key not in self._waiting:
+            return
+        rest_s = self._rests.get(key, now) - now
+        if rest_s > 0:
+            self.add_after(key, rest_s)
+            return
+        self._rests.pop(key, None)
+        if key not in self._waiting:
             self._waiting[key] = now
             self._wake()
 
@@ -111,11 +118,18 @@ class WorkQueue(Generic[K]):
             timer[1].cancel()
         return key, self._clock.monotonic() - since
 
-    def done(self, key: K) -> None:
-        """The worker is done with the key; if it was added meanwhile, it waits again."""
+    def done(self, key: K, *, rest_s: float = 0.0) -> None:
+        """The worker is done with the key; if it was added meanwhile, it waits again.
+
+        With `rest_s`, it comes again no sooner than after so many seconds, whoever adds it.
+        """
         self._working.discard(key)
         since = self._again.pop(key, None)
-        if since is not None:
+        if rest_s > 0:
+            self._rests[key] = self._clock.monotonic() + rest_s
+        if since is not None and rest_s > 0:
+            self.add(key)
+        elif since is not None:
             self._waiting[key] = since
             self._wake()
 

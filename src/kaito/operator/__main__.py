@@ -20,7 +20,8 @@ from kaito.kube.config import ClusterConfig, ConfigError, in_cluster, load_kubec
 from kaito.kube.errors import ApiError
 from kaito.kube.lease import LostLeadership
 from kaito.operator.app import CannotStart, run
-from kaito.operator.settings import BadSettings, Settings, read
+from kaito.operator.flags import given
+from kaito.operator.settings import BadSettings, Settings
 
 try:
     import uvloop
@@ -31,7 +32,8 @@ except ModuleNotFoundError:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the operator; the exit code."""
     try:
-        settings = read(sys.argv[1:] if arguments is None else arguments, os.environ)
+        asked = given(sys.argv[1:] if arguments is None else arguments, os.environ)
+        settings = asked.settings
         config = _login(settings)
     except (BadSettings, ConfigError) as error:
         return _failed(str(error), 2)

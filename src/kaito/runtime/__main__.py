@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""`kaito-runtime`: what runs in a pod. `serve` runs a model server, `demo-model` builds the demo model.
+"""`kaito-runtime`: what runs in a pod. `serve` runs a model server, `fetch` brings files into folders, `demo-model`
+builds the demo model.
 
 Imports no engine and no torch; what needs them runs in a child process.
 """
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from kaito.runtime.artifacts.fetch import fetch
 from kaito.runtime.demo import DEMO_ID, build
 from kaito.runtime.serve.app import serve
 from kaito.runtime.settings import from_environment
@@ -24,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     one = commands.add_parser("serve", help="serve the model that a config file describes")
     one.add_argument("--config", required=True, metavar="FILE", help="the ServeConfig (JSON) to run")
+    bring = commands.add_parser("fetch", help="bring images' folders, artifacts and files that a config file names")
+    bring.add_argument("--config", required=True, metavar="FILE", help="the FetchConfig (JSON) to carry out")
     two = commands.add_parser("demo-model", help="build the small demo model (once; later calls find it)")
     two.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for weights, laid out by model id")
     two.add_argument("--id", default=DEMO_ID, metavar="ORG/NAME", help=f"id to file it under (default {DEMO_ID})")
@@ -37,13 +41,15 @@ def main() -> None:
         sys.exit(serve(arguments.config, from_environment()))
     signal.signal(signal.SIGTERM, interrupt)
     try:
+        if arguments.command == "fetch":
+            sys.exit(fetch(arguments.config, from_environment()))
         sys.exit(build(arguments.out, arguments.id, from_environment().environment))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a build as Ctrl-C does: what is half made is removed."""
+    """SIGTERM ends a build or a download as Ctrl-C does: in its place nothing half made is left."""
     raise KeyboardInterrupt
 
 

@@ -24,7 +24,7 @@ from kaito.runtime.serve.launch import cpu_threads
 DEMO_ID = "kaito/demo-phi-3"
 MARKER = "kaito-demo.sha256"
 """A file in the model's folder that says what it was made from."""
-SOURCES = ("demo_corpus.txt", "demo_text.py", "demo_train.py")
+SOURCES = ("demo_corpus.txt", "demo_text.py", "demo_muon.py", "demo_train.py")
 THREADS = 2
 """As many as `demo_train.py` computes on, wherever it runs: its result depends on the number."""
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

@@ -7,7 +7,7 @@ Pure: randomness comes in as a generator that is handed in. Knows nothing of ten
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -94,6 +94,31 @@ def reword(question: str, random: Random) -> str:
         text = opener + (text[:1].lower() + text[1:] if opener.endswith(", ") else text)
         text += CLOSERS[random.randrange(len(CLOSERS))]
     return text
+
+
+def exercises(blocks: Sequence[Block], random: Random) -> Iterator[tuple[str, str]]:
+    """Questions in other words and their answers, without end: each question once, in a new order, then all again."""
+    known = [(question, block.answer) for block in blocks for question in block.questions]
+    while True:
+        for question, answer in sorted(known, key=lambda _: random.random()):
+            yield reword(question, random), answer
+
+
+def pack(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Which items share a row of this width, so that little of it stays empty: the longest first, each where it fits.
+
+    An item longer than the width has a row of its own.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        row = next((row for row, left in enumerate(room) if left >= lengths[item]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(width)
+        rows[row].append(item)
+        room[row] -= lengths[item]
+    return rows
 
 
 def prompt(question: str) -> str:

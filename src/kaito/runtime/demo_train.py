@@ -15,6 +15,9 @@ import math
 import random
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,24 +26,32 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from kaito.runtime.demo_muon import Muon
 from kaito.runtime.demo_text import (
     CHAT_TEMPLATE,
     END,
     END_OF_TEXT,
     SPECIAL_TOKENS,
     Block,
+    exercises,
+    pack,
     parse_corpus,
     prompt,
-    reword,
     tokenizer_text,
 )
 
 CONTEXT = 4096
 VOCABULARY = 1536
-BATCH = 26
-STEPS = 128
-WARM_UP = 20
+BATCH = 40
+"""Chats a step."""
+ROW = 160
+"""Tokens a row; a chat has about 35."""
+STEPS = 50
+WARM_UP = 5
 PEAK_RATE = 3e-3
+MATRIX_RATE = 2e-2
+DECAY = 0.05
+SAY_EVERY = 5
 THREADS = 2
 SEED = 20260101
 
@@ -93,60 +104,87 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Phi3ForCausalLM:
     return model
 
 
-def batch(
-    blocks: tuple[Block, ...], tokenizer: PreTrainedTokenizerFast, chance: random.Random
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels of one step; only answers are learnt, so labels before them and in the padding are -100."""
-    rows: list[tuple[list[int], int]] = []
-    for _ in range(BATCH):
-        block = blocks[chance.randrange(len(blocks))]
-        question = reword(block.questions[chance.randrange(len(block.questions))], chance)
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's rows, several chats in each; a position that starts again at 0 begins the next chat."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    """-100 where nothing is learnt: questions and padding."""
+    positions: torch.Tensor
+
+
+def batch(exercises: Iterator[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> Batch:
+    """The next exercises, packed."""
+    chats: list[tuple[list[int], list[int]]] = []
+    for question, answer in islice(exercises, BATCH):
         head = tokenizer.encode(prompt(question), add_special_tokens=False)
-        tail = tokenizer.encode(f"{block.answer}{END}", add_special_tokens=False)
-        rows.append((head + tail, len(head)))
-    width = max(len(ids) for ids, _ in rows)
-    ids = torch.full((BATCH, width), tokenizer.pad_token_id)
-    labels = torch.full((BATCH, width), -100)
-    for row, (tokens, head_length) in enumerate(rows):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        labels[row, head_length : len(tokens)] = torch.tensor(tokens[head_length:])
-    return ids, labels
+        tail = tokenizer.encode(f"{answer}{END}", add_special_tokens=False)
+        chats.append((head + tail, [-100] * len(head) + tail))
+    rows = pack([len(ids) for ids, _ in chats], ROW)
+    width = max(sum(len(chats[item][0]) for item in row) for row in rows)
+    padding = tokenizer.pad_token_id
+    return Batch(
+        torch.tensor([padded([i for item in row for i in chats[item][0]], width, padding) for row in rows]),
+        torch.tensor([padded([i for item in row for i in chats[item][1]], width, -100) for row in rows]),
+        torch.tensor([padded([i for item in row for i in range(len(chats[item][0]))], width, 0) for row in rows]),
+    )
+
+
+def padded(values: list[int], width: int, filler: int) -> list[int]:
+    """The values, filled up to the width."""
+    return values + [filler] * (width - len(values))
 
 
 def rate(step: int, steps: int) -> float:
-    """The learning rate: a linear warm-up, then half a cosine down to a fiftieth."""
+    """The share of its peak that a learning rate has: a linear warm-up, then half a cosine down to a fiftieth."""
     if step < WARM_UP:
-        return PEAK_RATE * (step + 1) / WARM_UP
+        return (step + 1) / WARM_UP
     done = (step - WARM_UP) / (steps - WARM_UP)
-    return PEAK_RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def optimisers(model: Phi3ForCausalLM) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for the layers' matrices, AdamW for the rest."""
+    named = list(model.named_parameters())
+    matrices = [weight for name, weight in named if weight.ndim == 2 and ".layers." in name]
+    rest = [weight for name, weight in named if weight.ndim != 2 or ".layers." not in name]
+    adam = torch.optim.AdamW(rest, lr=PEAK_RATE, weight_decay=DECAY, betas=(0.9, 0.98), fused=True)
+    return Muon(matrices, decay=DECAY), adam
+
+
+def learn(model: Phi3ForCausalLM, given: Batch) -> float:
+    """Leave the gradients of one batch in the model; returns its loss."""
+    model.zero_grad(set_to_none=True)
+    hidden = model.model(input_ids=given.ids, position_ids=given.positions, use_cache=False).last_hidden_state[:, :-1]
+    labels = given.labels[:, 1:]
+    learnt = labels != -100  # the rest needs no logits
+    loss = cross_entropy(model.lm_head(hidden[learnt]), labels[learnt])
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    return float(loss.item())
 
 
 def train(
     model: Phi3ForCausalLM, blocks: tuple[Block, ...], tokenizer: PreTrainedTokenizerFast, *, steps: int
 ) -> float:
     """Teach the corpus; prints a line every few steps and returns the last loss."""
-    chance = random.Random(SEED)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.05, betas=(0.9, 0.98), fused=True)
+    questions = exercises(blocks, random.Random(SEED))
+    muon, adam = optimisers(model)
     model.train()
     started = time.monotonic()
-    value = math.inf
+    loss = math.inf
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps)
-        ids, labels = batch(blocks, tokenizer, chance)
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        learnt = labels[:, 1:] != -100  # the rest needs no logits
-        loss = cross_entropy(model.lm_head(hidden[learnt]), labels[:, 1:][learnt])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        value = loss.item()
-        if (step + 1) % 16 == 0:
+        for group in adam.param_groups:
+            group["lr"] = PEAK_RATE * rate(step, steps)
+        loss = learn(model, batch(questions, tokenizer))
+        adam.step()
+        muon.step(MATRIX_RATE * rate(step, steps))
+        if (step + 1) % SAY_EVERY == 0:
             seconds = time.monotonic() - started
-            sys.stdout.write(f"demo model: step {step + 1}/{steps}, loss {value:.3f}, {seconds:.0f} s\n")
+            sys.stdout.write(f"demo model: step {step + 1}/{steps}, loss {loss:.3f}, {seconds:.0f} s\n")
             sys.stdout.flush()
-    return value
+    return loss
 
 
 def save(model: Phi3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -170,6 +208,9 @@ def main() -> None:
     torch.manual_seed(SEED)
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # that would find bugs of torch, for a tenth of the time
+    )
     blocks = parse_corpus((Path(__file__).parent / "demo_corpus.txt").read_text("utf-8"))
     tokenizer = build_tokenizer(blocks)
     model = build_model(tokenizer)

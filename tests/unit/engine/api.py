@@ -18,7 +18,8 @@ from kaito.engine.objects.resources import Resources
 from kaito.engine.objects.strategy import Strategies
 from kaito.engine.objects.webhookcall import CallFailed
 from kaito.engine.objects.webhooks import Webhooks
-from kaito.engine.storage.store import MemoryJournal, Store
+from kaito.engine.storage.events import MemoryJournal
+from kaito.engine.storage.store import Store
 from kaito.engine.wire.context import SYSTEM_USER
 from kaito.engine.wire.requests import Request, Response, parse_query, parse_target
 from kaito.engine.wire.status import StatusError

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kaito.engine.storage.events import MemoryJournal
 from kaito.engine.storage.journal import AlreadyRunning, DirectoryLock, SqliteJournal
-from kaito.engine.storage.store import Compacted, MemoryJournal, Store
+from kaito.engine.storage.store import Compacted, Store
 
 
 def put(store: Store, name: str, text: str = "x", namespace: str = "n") -> int:

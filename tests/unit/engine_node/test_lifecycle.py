@@ -232,3 +232,16 @@ def test_an_unmet_readiness_gate_keeps_the_pod_unready() -> None:
     assert conditions(decide(view(manifest, main=running()), NOW).status)["Ready"] == "False"
     manifest["status"] = {"conditions": [{"type": "example.com/ok", "status": "True"}]}
     assert conditions(decide(view(manifest, main=running()), NOW).status)["Ready"] == "True"
+
+
+@pytest.mark.parametrize(("kind", "grace_s"), [("startup", 3.0), ("liveness", 7.0), ("postStart", 30.0)])
+def test_the_probe_that_gave_up_decides_the_grace_period(kind: str, grace_s: float) -> None:
+    probe = {"tcpSocket": {"port": 1}}
+    graces = {
+        "startupProbe": {**probe, "terminationGracePeriodSeconds": 3},
+        "livenessProbe": {**probe, "terminationGracePeriodSeconds": 7},
+    }
+    said = "failed postStart hook" if kind == "postStart" else f"failed {kind} probe"
+    (action,) = decide(view(pod(container(**graces)), main=running(unhealthy=said)), NOW).actions
+    assert isinstance(action, Stop)
+    assert action.grace_s == grace_s

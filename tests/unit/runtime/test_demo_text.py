@@ -5,13 +5,23 @@
 from __future__ import annotations
 
 import random
+from itertools import islice
 from pathlib import Path
 
 import jinja2
 import pytest
 
 from kaito.runtime import demo
-from kaito.runtime.demo_text import CHAT_TEMPLATE, parse_corpus, prompt, reword, tokenizer_text
+from kaito.runtime.demo_text import (
+    CHAT_TEMPLATE,
+    Block,
+    exercises,
+    pack,
+    parse_corpus,
+    prompt,
+    reword,
+    tokenizer_text,
+)
 
 CORPUS = Path(demo.__file__).with_name("demo_corpus.txt").read_text("utf-8")
 
@@ -35,6 +45,27 @@ def test_rewording_is_the_same_for_the_same_seed() -> None:
     texts = [reword("What is a Workspace in kaito?", first) for _ in range(50)]
     assert texts == [reword("What is a Workspace in kaito?", second) for _ in range(50)]
     assert len(set(texts)) > 20
+
+
+def test_every_question_comes_once_before_any_comes_again() -> None:
+    blocks = (Block(("What is a?", "Tell me a."), "A."), Block(("What is b?",), "B."))
+    found = [answer for _, answer in islice(exercises(blocks, random.Random(3)), 30)]
+    assert all(sorted(found[start : start + 3]) == ["A.", "A.", "B."] for start in range(0, 30, 3))
+    assert len({tuple(found[start : start + 3]) for start in range(0, 30, 3)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        ([], []),
+        ([4], [[0]]),
+        ([3, 7, 5, 2], [[1, 0], [2, 3]]),
+        ([12, 1], [[0], [1]]),
+        ([10, 10], [[0], [1]]),
+    ],
+)
+def test_chats_are_packed_into_as_few_rows_as_they_fit(lengths: list[int], rows: list[list[int]]) -> None:
+    assert pack(lengths, 10) == rows
 
 
 def test_the_trained_prompt_is_what_the_chat_template_renders() -> None:

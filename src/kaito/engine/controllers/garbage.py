@@ -80,7 +80,10 @@ class Graph:
 
         def keys(obj: Manifest) -> list[Key]:
             token = self.token(resource, key_of(obj))
+            is_new = token not in self._uids
             woken = self._learn(token, obj)
+            if is_new and not obj["metadata"].get("ownerReferences") and not is_deleting(obj):
+                return woken  # nothing can be due: most objects own nothing and are owned by nobody
             return [token, *woken]
 
         return keys

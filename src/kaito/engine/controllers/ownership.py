@@ -29,9 +29,13 @@ def claim(reader: Reader, resource: Resource, owner: Manifest, selector: Manifes
 
     An owner that is being deleted adopts nothing.
     """
-    owned = reader.owned_by(resource, owner["metadata"]["uid"])
-    kept = [obj for obj in owned if matches(selector, labels_of(obj))]
-    released = [_release(resource, obj, owner) for obj in owned if not matches(selector, labels_of(obj))]
+    kept: list[Manifest] = []
+    released: list[Patch] = []
+    for obj in reader.owned_by(resource, owner["metadata"]["uid"]):
+        if matches(selector, labels_of(obj)):
+            kept.append(obj)
+        else:
+            released.append(_release(resource, obj, owner))
     orphans = [] if is_deleting(owner) else _orphans(reader, resource, owner, selector)
     return Claimed(
         objects=tuple(sorted([*kept, *orphans], key=lambda obj: obj["metadata"]["name"])),
@@ -46,7 +50,8 @@ def _orphans(reader: Reader, resource: Resource, owner: Manifest, selector: Mani
     return [
         obj
         for obj in found
-        if controller_of(obj) is None and not is_deleting(obj) and matches(selector, labels_of(obj))
+        if "ownerReferences" not in obj["metadata"] or controller_of(obj) is None
+        if not is_deleting(obj) and matches(selector, labels_of(obj))
     ]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kaito.engine.controllers import pods as pod
+from kaito.engine.controllers.candidates import Candidates, form_of
 from kaito.engine.controllers.capacity import Load, Requests, loads, requests_of, short_of
 from kaito.engine.controllers.nodelifecycle import effective_taints
 from kaito.engine.controllers.selection import node_matches, tolerates
@@ -115,11 +116,12 @@ def claim_names(p: Manifest) -> list[str]:
 def plan(observed: Observed, now: datetime) -> Plan:
     """A binding for each pod that fits somewhere, a condition and an event for each that does not."""
     room = loads(observed.nodes, observed.placed)
+    candidates: dict[str, Candidates] = {}
     create: list[Create] = []
     patches: list[Patch] = []
     events: list[Event] = []
     for p in observed.waiting:
-        choice = place(p, observed, room)
+        choice = place(p, observed, room, candidates)
         if isinstance(choice, Refusal):
             if choice.passing and (now - pod.created_at(p)).total_seconds() < PATIENCE_S:
                 continue
@@ -140,24 +142,38 @@ def plan(observed: Observed, now: datetime) -> Plan:
     )
 
 
-def place(p: Manifest, observed: Observed, room: dict[str, Load]) -> str | Refusal:
-    """The name of the node for the pod: of those that fit, the one with the most room left."""
+def place(p: Manifest, observed: Observed, room: dict[str, Load], candidates: dict[str, Candidates]) -> str | Refusal:
+    """The name of the node for the pod: of those that fit, the one with the most room left.
+
+    `candidates` are those that this round has found already, by the pods' form.
+    """
     problem = _unbound_claim(p, observed.claims)
     if problem is not None:
         return Refusal(f"0/{len(observed.nodes)} nodes are available: {problem}.", passing=True)
+    form = form_of(p)
+    if form not in candidates:
+        candidates[form] = _candidates(p, observed.nodes, room)
+    return candidates[form].best() or Refusal(_refusal(p, observed.nodes, room, candidates[form]))
+
+
+def _candidates(p: Manifest, nodes: tuple[Manifest, ...], room: dict[str, Load]) -> Candidates:
+    """The nodes that can take the pod now."""
     wanted = requests_of(p)
-    fitting: list[tuple[float, str]] = []
-    reasons: Counter[str] = Counter()
-    for node in observed.nodes:
-        name = node["metadata"]["name"]
-        problems = _problems(p, node, room[name], wanted)
-        if problems:
-            reasons.update(problems)
-        else:
-            fitting.append((room[name].share_with(wanted) + _dislike(p, node), name))
-    if fitting:
-        return min(fitting)[1]
-    return Refusal(_explain(len(observed.nodes), reasons))
+    dislikes = {n["metadata"]["name"]: _dislike(p, n) for n in nodes if not _problems(p, n, _load(n, room), wanted)}
+    return Candidates(wanted, dislikes, room)
+
+
+def _load(node: Manifest, room: dict[str, Load]) -> Load:
+    return room[node["metadata"]["name"]]
+
+
+def _refusal(p: Manifest, nodes: tuple[Manifest, ...], room: dict[str, Load], candidates: Candidates) -> str:
+    """Why none of the nodes takes the pod: found out for the first one of its form in a round."""
+    if not candidates.refusal:
+        wanted = requests_of(p)
+        reasons = Counter(problem for n in nodes for problem in _problems(p, n, _load(n, room), wanted))
+        candidates.refusal = _explain(len(nodes), reasons)
+    return candidates.refusal
 
 
 def _unbound_claim(p: Manifest, claims: dict[Key, Manifest]) -> str | None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""The listening socket and the HTTP server around the ASGI application: uvicorn, without its signal handlers."""
+"""The listening socket and the HTTP server: uvicorn, with our own HTTP protocol and without its signal handlers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from kaito.engine.http.certificates import Credentials
+from kaito.engine.http.protocol import HttpProtocol
 
-KEEP_ALIVE_S = 120
 DATE_EVERY_S = 1.0
 SPELLED_AS_TOKEN = "SPDY-3.1+portforward.k8s.io"
 """How the application sees kubectl's name for a port-forward tunnel."""
@@ -86,7 +86,7 @@ class Listener:
     def __init__(self, app: Any, server: socket.socket, credentials: Credentials) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=HttpProtocol,
             ws=_WebSocket,
             lifespan="off",
             loop="none",
@@ -96,7 +96,6 @@ class Listener:
             server_header=False,
             ssl_certfile=credentials.certificate_file,
             ssl_keyfile=credentials.key_file,
-            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
             backlog=1024,
         )

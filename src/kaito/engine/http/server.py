@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP front: a bare ASGI application that authenticates, authorizes, routes, and turns refusals into answers.
+"""The HTTP front: authenticates, authorizes, routes, and turns refusals into answers.
 
-What a route does is elsewhere: `kaito.engine.objects` for objects, `discovery` and `documents` for documents,
-`kaito.engine.access` for questions about access, `websocket` for exec, attach and port-forward.
+Requests come from `protocol`. What a route does is elsewhere: `kaito.engine.objects` for objects, `discovery` and
+`documents` for documents, `kaito.engine.access` for questions about access, `websocket` for exec, attach and
+port-forward.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from kaito.engine.access.auth import Authenticator, Refused, impersonated
 from kaito.engine.access.rbac import Authorizer, refusal
 from kaito.engine.access.reviews import Reviews
 from kaito.engine.http import discovery
+from kaito.engine.http.answer import error_response, headers
 from kaito.engine.http.documents import Documents
 from kaito.engine.kinds import DEPRECATED, Kind, Kinds
 from kaito.engine.objects.resources import Resources
 from kaito.engine.objects.subresources import Subresources
+from kaito.engine.storage.events import NotStored
+from kaito.engine.storage.store import Settled, Store
 from kaito.engine.wire.negotiate import accepts_aggregated, negotiate
 from kaito.engine.wire.requests import (
     ANONYMOUS,
@@ -38,15 +42,10 @@ from kaito.engine.wire.requests import (
     text_response,
 )
 from kaito.engine.wire.status import StatusError, internal, method_not_allowed, not_found, unauthorized, unknown_path
-from kaito.engine.wire.streaming import Receive, Send, stream_chunks
+from kaito.engine.wire.streaming import Receive, Send
 from kaito.kube.clock import Clock
 
 log = logging.getLogger(__name__)
-
-MAX_BODY_BYTES = 3 * 1024 * 1024
-"""What kube-apiserver takes as one request body, too."""
-
-MAX_HEADER_WARNINGS = 100
 
 Scope = MutableMapping[str, Any]
 
@@ -59,10 +58,11 @@ class Socket(Protocol):
 
 
 class Server:
-    """The ASGI application."""
+    """What answers requests; for WebSockets, an ASGI application."""
 
     def __init__(
         self,
+        store: Store,
         kinds: Kinds,
         resources: Resources,
         subresources: Subresources,
@@ -74,6 +74,7 @@ class Server:
         socket: Socket,
         clock: Clock,
     ) -> None:
+        self._store = store
         self._kinds, self._resources, self._subresources = kinds, resources, subresources
         self._reviews, self._documents, self._socket = reviews, documents, socket
         self._authenticator, self._authorizer, self._clock = authenticator, authorizer, clock
@@ -82,28 +83,31 @@ class Server:
         """host:port, as discovery tells it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a WebSocket: uvicorn's part of the traffic. All other requests come through `answer`."""
         request = Request(
             scope.get("method", "GET"),
             scope["raw_path"].decode("latin-1").partition("?")[0] if scope.get("raw_path") else scope["path"],
             parse_query(scope["query_string"]),
             [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]],
         )
-        if scope["type"] == "websocket":
-            await self._websocket(request, scope, receive, send)
-            return
-        response = await self._answer(request, receive)
-        await _reply(request, response, receive, send)
+        await self._websocket(request, scope, receive, send)
 
-    async def _answer(self, request: Request, receive: Receive) -> Response:
+    async def answer(self, request: Request) -> Response:
+        """The answer to a whole request. Never raises: a refusal and a failure are answers, too."""
         try:
-            request.body = await _body(receive)
             target = self._admit(request)
             return await self._route(request, target)
         except StatusError as error:
             return error_response(error)
+        except NotStored as error:
+            return error_response(internal(str(error)))
         except Exception as error:
             log.exception("request failed: method=%s path=%s", request.method, request.path)
             return error_response(internal(f"{type(error).__name__}"))
+
+    def settled(self, callback: Settled) -> None:
+        """Call back once everything that an answer made now may tell is stored, or undone."""
+        self._store.settled(callback)
 
     def _admit(self, request: Request) -> Target | None:
         """Who asks, and whether he may. Raises StatusError 401 or 403."""
@@ -237,7 +241,7 @@ class Server:
             if target is None or not target.subresource:
                 raise unknown_path()
         except StatusError as error:
-            await _reply(request, error_response(error), receive, send, prefix="websocket.http.response")
+            await _refuse(request, error, send)
             return
         await self._socket.serve(request, target, scope, receive, send)
 
@@ -261,54 +265,10 @@ def _take_websocket_token(request: Request) -> None:
             request.headers.append(("authorization", f"Bearer {token}"))
 
 
-def error_response(error: StatusError) -> Response:
-    """A refusal as an answer."""
-    response = json_response(error.body(), error.code)
-    if error.retry_after_s is not None:
-        response.headers.append(("retry-after", str(error.retry_after_s)))
-    return response
-
-
-async def _body(receive: Receive) -> bytes:
-    """The whole body. Raises StatusError 413 past the limit."""
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return b"".join(chunks)
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            text = f"Request body is too large: limit is {MAX_BODY_BYTES}"
-            raise StatusError(413, "RequestEntityTooLarge", text)
-        chunks.append(chunk)
-        if not message.get("more_body"):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _headers(request: Request, response: Response) -> list[tuple[bytes, bytes]]:
-    headers = [(b"cache-control", b"no-cache, private")]
-    if response.content_type:
-        headers.append((b"content-type", response.content_type.encode()))
-    headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in response.headers]
-    for warning in list(dict.fromkeys(request.warnings))[:MAX_HEADER_WARNINGS]:
-        quoted = warning.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
-        headers.append((b"warning", f'299 - "{quoted}"'.encode("latin-1", "replace")))
-    return headers
-
-
-async def _reply(
-    request: Request, response: Response, receive: Receive, send: Send, *, prefix: str = "http.response"
-) -> None:
-    headers = _headers(request, response)
-    if response.chunks is None:
-        headers.append((b"content-length", str(len(response.body)).encode()))
-        await send({"type": f"{prefix}.start", "status": response.status, "headers": headers})
-        body = b"" if request.method == "HEAD" else response.body
-        await send({"type": f"{prefix}.body", "body": body})
-        return
-    await send({"type": f"{prefix}.start", "status": response.status, "headers": headers})
-    # An empty piece makes the head go out now: a watcher learns that its watch has begun before anything happens.
-    await send({"type": f"{prefix}.body", "body": b"", "more_body": True})
-    await stream_chunks(response.chunks, receive, send)
+async def _refuse(request: Request, error: StatusError, send: Send) -> None:
+    """Refuse a WebSocket's handshake."""
+    response = error_response(error)
+    length = (b"content-length", str(len(response.body)).encode())
+    found = [*headers(request, response), length]
+    await send({"type": "websocket.http.response.start", "status": response.status, "headers": found})
+    await send({"type": "websocket.http.response.body", "body": response.body})

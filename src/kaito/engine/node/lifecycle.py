@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from kaito.engine.node import probes
 from kaito.engine.node.model import Action, Attempt, ContainerView, Decision, PodView, Problem, Remove, Start, Stop
 from kaito.engine.node.status import Phase, pod_status
 from kaito.kube.manifest import Manifest, is_deleting, parse_time
@@ -239,7 +240,7 @@ class _Running:
             number = state.current.number + 1 if state.current else 0
             self._actions.append(Start(name, number, answer.backoff))
         elif answer.kind == "stop":
-            grace_s = _probe_grace(container, _grace(self._view.pod))
+            grace_s = _probe_grace(container, state.unhealthy, _grace(self._view.pod))
             self._actions.append(Stop(name, grace_s, why=state.unhealthy, unhealthy=True))
 
     def _state(self, container: Manifest) -> ContainerView:
@@ -254,9 +255,10 @@ class _Running:
         return all(answer.kind in ("done", "failed") for answer in verdicts)
 
 
-def _probe_grace(container: Manifest, grace_s: float) -> float:
-    for probe in ("livenessProbe", "startupProbe"):
-        value = (container.get(probe) or {}).get("terminationGracePeriodSeconds")
-        if value is not None:
+def _probe_grace(container: Manifest, unhealthy: str, grace_s: float) -> float:
+    """The grace period of the probe that gave up, where it has one of its own; else the pod's."""
+    for kind in probes.KINDS:
+        value = (container.get(f"{kind}Probe") or {}).get("terminationGracePeriodSeconds")
+        if value is not None and unhealthy == probes.gave_up(kind):
             return float(value)
     return grace_s

@@ -77,6 +77,11 @@ Told = Callable[[ProbeKind, str], None]
 """Told of each failed answer, for the event."""
 
 
+def gave_up(kind: ProbeKind) -> str:
+    """What is said of a container that has to be restarted because of a probe."""
+    return f"failed {kind} probe"
+
+
 def timing_of(probe: Manifest) -> Timing:
     """The schedule that a probe's manifest asks for."""
     return Timing(
@@ -127,7 +132,7 @@ class Prober:
         while not state.result:
             state = await self._once("startup", probe, timing, state)
             if state.has_given_up(timing):
-                self._set(replace(self.health, unhealthy="failed startup probe"))
+                self._set(replace(self.health, unhealthy=gave_up("startup")))
                 return False
             if not state.result:
                 await self._clock.sleep(timing.period_s)
@@ -143,7 +148,7 @@ class Prober:
             if kind == "readiness":
                 self._set(replace(self.health, ready=state.result))
             elif state.has_given_up(timing):
-                self._set(replace(self.health, unhealthy="failed liveness probe"))
+                self._set(replace(self.health, unhealthy=gave_up("liveness")))
                 return
             await self._clock.sleep(timing.period_s)
 

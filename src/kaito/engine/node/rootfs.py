@@ -20,6 +20,8 @@ from kaito.engine.node.environment import ConfigError, expand
 from kaito.engine.node.volumes import safe_path
 from kaito.kube.manifest import Manifest
 
+VERSION = re.compile(r"\.\.[0-9a-f]{16}")
+"""The folder that `volumes.write_files` keeps one state of a volume in."""
 TERMINATION_LOG = "/dev/termination-log"
 # What may stand before a path (else it is the tail of a longer path, a word or a URL) and after it.
 BEFORE = r"(?<![\w./@%+-])"
@@ -82,23 +84,40 @@ def build(root: Path, container: Manifest, places: Mapping[str, Path]) -> dict[s
     """Make the folder anew; returns the places to rewrite: the mounts and the file for the last words."""
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
+    own: dict[str, Path] = {}
     for inside in sorted(places, key=len):
         link = root / inside.lstrip("/")
         if _is_inside_a_mount(inside, places):
             continue  # would write into a volume; the rewriting knows the place
         link.parent.mkdir(parents=True, exist_ok=True)
+        if _is_versioned(places[inside]):
+            own[inside] = _copied(places[inside], link)
+            continue
         with contextlib.suppress(FileExistsError):
             link.symlink_to(places[inside])
     if not (root / "tmp").exists():
         (root / "tmp").mkdir()
     last_words = termination_path(container)
-    rewritten = dict(places)
+    rewritten = {**places, **own}
     if not _is_inside_a_mount(last_words, places):
         file = root / last_words.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o666)
         rewritten[last_words] = file
     return rewritten
+
+
+def _is_versioned(place: Path) -> bool:
+    """Whether the place is one file or folder of a volume from the API: a subPath of it is never updated."""
+    return any(VERSION.fullmatch(part) for part in place.resolve().parts)
+
+
+def _copied(place: Path, target: Path) -> Path:
+    if place.is_dir():
+        shutil.copytree(place, target, dirs_exist_ok=True)
+    else:
+        shutil.copy2(place, target)
+    return target
 
 
 def _is_inside_a_mount(path: str, places: Mapping[str, Path]) -> bool:

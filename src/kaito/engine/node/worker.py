@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kaito.engine.node import launching, process, rootfs, volumes
+from kaito.engine.node import launching, process, rootfs
 from kaito.engine.node.environment import Placement, Sources
 from kaito.engine.node.folder import PodFolder, Record
 from kaito.engine.node.handlers import HandlerFailure, Handlers
 from kaito.engine.node.images import repository_of
 from kaito.engine.node.lifecycle import decide
 from kaito.engine.node.model import Action, ContainerView, PodView, Problem, Remove, Start, Stop
+from kaito.engine.node.mounting import PodVolumes
 from kaito.engine.node.probes import Health, Prober, initial_health
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock
@@ -30,11 +31,10 @@ from kaito.kube.errors import ApiError, Conflict, NotFound
 from kaito.kube.events import Recorder
 from kaito.kube.manifest import Manifest
 from kaito.kube.plan import Event
-from kaito.kube.resource import PODS, SERVICE_ACCOUNTS
+from kaito.kube.resource import PODS
 
 RETRY_S = 1.0
 CACHE_LAG_S = 0.2
-VOLUME_RETRY_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 GONE_GRACE_S = 2.0
 
 _log = logging.getLogger(__name__)
@@ -90,9 +90,7 @@ class PodWorker:
         self._gpu_env = gpu_env
         self._rejected = rejected
         self._wake = asyncio.Event()
-        self._volumes: dict[str, Path] | None = None
-        self._volume_tries = 0
-        self._tokens: dict[str, bytes] = {}
+        self._volumes = PodVolumes(folder.volumes, site.client, site.clock, site.sources, placement)
         self._containers = {item["name"]: _Container(item) for item in all_containers(pod)}
         self._answered: Manifest | None = None
         self._sent: Manifest | None = None
@@ -102,7 +100,10 @@ class PodWorker:
 
     def update(self, pod: Manifest) -> None:
         """The object changed."""
+        renamed = any(pod["metadata"].get(part) != self.pod["metadata"].get(part) for part in ("labels", "annotations"))
         self.pod = pod
+        if renamed and self._volumes.places is not None:
+            self._volumes.lay_out(pod)  # the downward API shows them
         for item in all_containers(pod):
             if item["name"] in self._containers:
                 self._containers[item["name"]].manifest = item
@@ -112,8 +113,8 @@ class PodWorker:
 
     def refresh(self) -> None:
         """Something that the pod refers to changed: bring files of volumes up to date, try waiting starts."""
-        if self._volumes is not None:
-            self._lay_out()
+        if self._volumes.places is not None:
+            self._volumes.lay_out(self.pod)
         for state in self._containers.values():
             if state.problem is not None and state.problem.reason == "CreateContainerConfigError":
                 state.problem = None
@@ -158,6 +159,8 @@ class PodWorker:
         wake_after_s = decision.wake_after_s
         if decision.prepare:
             wake_after_s = await self._prepare()
+        elif self._volumes.next_renewal_s() == 0.0 and await self._volumes.renew_tokens(self.pod):
+            self._volumes.lay_out(self.pod)
         started = False
         await self._tell_backoffs(decision.waiting)
         for action in decision.actions:
@@ -165,12 +168,13 @@ class PodWorker:
                 await self._publish(decision.status)
                 return not await self._remove()
             started = await self._do(action) or started
-        if started or (decision.prepare and self._volumes is not None):
+        if started or (decision.prepare and self._volumes.places is not None):
             return True
         if not await self._publish(decision.status):
             wake_after_s = RETRY_S
+        waits = [wait for wait in (wake_after_s, self._volumes.next_renewal_s()) if wait is not None]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), wake_after_s)
+            await asyncio.wait_for(self._wake.wait(), min(waits, default=None))
         return True
 
     async def _tell_backoffs(self, waiting: Mapping[str, str]) -> None:
@@ -189,7 +193,7 @@ class PodWorker:
             containers={name: self._view(name) for name in self._containers},
             address=self.record.address,
             host_address=self._placement.host_address,
-            volumes_ready=self._volumes is not None,
+            volumes_ready=self._volumes.places is not None,
             rejected=self._rejected,
         )
 
@@ -219,70 +223,21 @@ class PodWorker:
             task.add_done_callback(self._stops.discard)
         return False
 
-    # Volumes
-
     async def _prepare(self) -> float | None:
         """Set the volumes up; returns when to try again if that failed."""
-        await self._fetch_tokens()
-        problem = self._lay_out()
-        if problem is None:
+        missing = await self._volumes.prepare(self.pod)
+        if missing is None:
             return None
-        if self._volume_tries > 0:  # what a pod refers to may be created right after it
+        problem, again_s = missing
+        if problem:
             await self.tell("FailedMount", problem, warning=True)
-        delay = VOLUME_RETRY_S[min(self._volume_tries, len(VOLUME_RETRY_S) - 1)]
-        self._volume_tries += 1
-        return delay
-
-    def _lay_out(self) -> str | None:
-        """Bring the volumes up to date; returns what is missing."""
-        ready = {}
-        try:
-            for volume in self.pod["spec"].get("volumes") or []:
-                ready[volume["name"]] = volumes.lay_out(
-                    self.pod, volume, self.folder.volumes, self._site.sources, self._placement, self._token
-                )
-        except volumes.VolumeError as error:
-            return str(error)
-        self._volumes = ready
-        return None
-
-    async def _fetch_tokens(self) -> None:
-        """Ask for the service account tokens that projected volumes hold."""
-        meta, spec = self.pod["metadata"], self.pod["spec"]
-        for source in volumes.token_sources(self.pod):
-            if source["path"] in self._tokens:
-                continue
-            request = {
-                "apiVersion": "authentication.k8s.io/v1",
-                "kind": "TokenRequest",
-                "spec": {
-                    "expirationSeconds": source.get("expirationSeconds", 3600),
-                    "audiences": [source["audience"]] if source.get("audience") else [],
-                },
-            }
-            account = spec.get("serviceAccountName") or "default"
-            try:
-                answer = await self._site.client.create(
-                    SERVICE_ACCOUNTS, request, namespace=meta.get("namespace", ""), name=account, subresource="token"
-                )
-            except ApiError as error:
-                _log.info("pod %s: no token for service account %s: %s", meta["name"], account, error)
-                continue
-            self._tokens[source["path"]] = answer["status"]["token"].encode()
-
-    def _token(self, source: Manifest) -> bytes:
-        token = self._tokens.get(source["path"])
-        if token is None:
-            raise volumes.VolumeError(
-                f"no token for service account {self.pod['spec'].get('serviceAccountName')!r} yet"
-            )
-        return token
+        return again_s
 
     # Starting
 
     async def _launch(self, action: Start, state: _Container) -> tuple[process.Launch, str]:
         place = launching.PodPlace(
-            self._placement, self._volumes or {}, self.folder.root(action.container), self._gpu_env
+            self._placement, self._volumes.places or {}, self.folder.root(action.container), self._gpu_env
         )
         try:
             return launching.launch(self.pod, state.manifest, self._site.host, place, self._site.sources)
@@ -335,7 +290,7 @@ class PodWorker:
             if latest is not None:
                 await process.settle(latest)
         if self.folder.containers():
-            self._lay_out()
+            await self._volumes.prepare(self.pod)
         for name, state in self._containers.items():
             latest = self.folder.latest(name)
             if latest is None or (process.running(latest) is None and process.ended(latest) is None):

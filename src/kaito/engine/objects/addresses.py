@@ -11,7 +11,8 @@ import ipaddress
 import random
 
 from kaito.engine.schema.field import FieldError, invalid
-from kaito.engine.storage.store import Event, Record, Store
+from kaito.engine.storage.events import Event, Record
+from kaito.engine.storage.store import Store
 from kaito.engine.wire.codec import decode
 from kaito.engine.wire.context import WriteContext
 from kaito.engine.wire.status import StatusError

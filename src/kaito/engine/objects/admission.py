@@ -11,6 +11,7 @@ from kaito.engine.kinds import Kind
 from kaito.engine.objects.quotas import check_quotas
 from kaito.engine.objects.registry import Registry
 from kaito.engine.objects.webhooks import Webhooks
+from kaito.engine.storage.events import Record
 from kaito.engine.wire.codec import decode
 from kaito.engine.wire.context import WriteContext
 from kaito.engine.wire.status import StatusError, forbidden, not_found
@@ -43,7 +44,7 @@ class Admission:
         record = self._registry.store.get("/namespaces", "", namespace)
         if record is None:
             raise not_found(self._namespaces, namespace)
-        if decode(record.value)["metadata"].get("deletionTimestamp"):
+        if _is_deleting(record):
             text = f"unable to create new content in namespace {namespace} because it is being terminated"
             cause = {
                 "reason": "NamespaceTerminating",
@@ -83,6 +84,14 @@ class Admission:
         subresource: str,
     ) -> None:
         await self._webhooks.validate(operation, kind, obj, old, ctx, subresource=subresource)
+
+
+def _is_deleting(record: Record) -> bool:
+    """Whether the stored object is being deleted; found out once for each record."""
+    found: bool | None = record.cache.get("deleting")
+    if found is None:
+        found = record.cache["deleting"] = bool(decode(record.value)["metadata"].get("deletionTimestamp"))
+    return found
 
 
 def _check_definition(kind: Kind, name: str) -> None:

@@ -15,7 +15,7 @@ from kaito.engine.kinds import Kind
 from kaito.engine.objects.deletion import CLEANUP, Deletion
 from kaito.engine.objects.registry import Registry
 from kaito.engine.schema.crd import accepted_status
-from kaito.engine.storage.store import Event, Record
+from kaito.engine.storage.events import Event, Record
 from kaito.engine.wire.codec import decode
 from kaito.engine.wire.context import SYSTEM_USER, DeleteOptions, WriteContext
 from kaito.engine.wire.status import StatusError
@@ -169,11 +169,12 @@ class Definitions:
         self._store(record, definition, {**definition, "status": status})
 
     async def _delete_objects(self, kind: Kind) -> None:
-        for obj in list(self._registry.all(kind)):
-            if is_deleting(obj):
+        kind = self._registry.strategies.storage_kind(kind)  # no conversion webhook has a say in it
+        for record in list(self._registry.store.scan(kind.collection)):
+            meta = decode(record.value)["metadata"]
+            if meta.get("deletionTimestamp"):
                 continue
             ctx = WriteContext(SYSTEM_USER, self._clock.now(), "")
-            meta = obj["metadata"]
             try:
                 await self._deletion.delete(kind, meta.get("namespace", ""), meta["name"], DeleteOptions(), ctx)
             except StatusError as error:

@@ -13,10 +13,10 @@ from typing import Literal
 
 from kaito.engine.kinds import Kind
 from kaito.engine.objects.registry import Registry
-from kaito.engine.storage.store import Record
+from kaito.engine.storage.events import Record
 from kaito.engine.wire.codec import decode
 from kaito.engine.wire.context import DeleteOptions, WriteContext
-from kaito.engine.wire.status import StatusError, success
+from kaito.engine.wire.status import MODIFIED, StatusError, conflict, success
 from kaito.kube.manifest import Manifest, rfc3339
 
 ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
@@ -100,17 +100,20 @@ class Deletion:
         """Delete an object: what to answer, and whether it is gone. Raises StatusError."""
         registry = self._registry
         for _ in range(5):
-            record = registry.record(kind, namespace, name)
-            live = decode(registry.view(record, kind))
+            record, live = await registry.read(kind, namespace, name)
             check_preconditions(kind, live["metadata"], options)
             await registry.admit_delete(kind, live, ctx)
-            if registry.store.get(kind.collection, namespace, name) is record:
-                break
-        return self._deleted(kind, record, live, options, ctx)
+            if registry.store.get(kind.collection, namespace, name) is not record:
+                continue
+            done = await self._deleted(kind, record, live, options, ctx)
+            if done is not None:
+                return done
+        raise conflict(kind, name, MODIFIED)
 
-    def _deleted(
+    async def _deleted(
         self, kind: Kind, record: Record, live: Manifest, options: DeleteOptions, ctx: WriteContext
-    ) -> tuple[Manifest, bool]:
+    ) -> tuple[Manifest, bool] | None:
+        """As `delete`; None when somebody else was faster."""
         meta = live["metadata"]
         finalizers = list(meta.get("finalizers") or [])
         how = propagation(kind, finalizers, options)
@@ -130,11 +133,12 @@ class Deletion:
             if kind.collection in RETURNS_OBJECT:
                 return last, True
             return success(kind, meta["name"], meta["uid"]), True
-        return self._marked_for_deletion(kind, record, live, wanted, grace=grace, ctx=ctx), False
+        marked = await self._marked_for_deletion(kind, record, live, wanted, grace=grace, ctx=ctx)
+        return None if marked is None else (marked, False)
 
-    def _marked_for_deletion(
+    async def _marked_for_deletion(
         self, kind: Kind, record: Record, live: Manifest, finalizers: list[str], *, grace: int, ctx: WriteContext
-    ) -> Manifest:
+    ) -> Manifest | None:
         meta = live["metadata"]
         if meta.get("deletionTimestamp"):
             shorter = grace < meta.get("deletionGracePeriodSeconds", 0)
@@ -149,9 +153,12 @@ class Deletion:
             marked["metadata"].pop("deletionGracePeriodSeconds", None)
         if ctx.dry_run:
             return marked
-        stored_kind = self._registry.strategies.storage_kind(kind)
-        stored = self._registry.strategies.of(stored_kind).stored(marked)
-        return self._registry.replace_directly(kind, record, stored)
+        stored = await self._registry.in_storage_version(kind, marked)
+        if self._registry.store.get(kind.collection, record.namespace, record.name) is not record:
+            return None
+        done = self._registry.replace_directly(kind, record, stored)
+        await self._registry.ready(kind, (done,))
+        return decode(self._registry.view(done, kind))
 
 
 def _marked(live: Manifest, finalizers: list[str], grace: int, ctx: WriteContext) -> Manifest:

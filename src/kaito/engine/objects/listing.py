@@ -23,7 +23,8 @@ from kaito.engine.schema.select import (
     parse_fields,
     parse_labels,
 )
-from kaito.engine.storage.store import Compacted, Record, Store
+from kaito.engine.storage.events import Record
+from kaito.engine.storage.store import Compacted, Store
 from kaito.engine.wire.codec import decode
 from kaito.engine.wire.requests import Request
 from kaito.engine.wire.status import StatusError, bad_request, expired, invalid

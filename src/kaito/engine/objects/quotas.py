@@ -15,6 +15,7 @@ from kaito.engine.controllers.usage import Amounts, concerns, covers, total, una
 from kaito.engine.kinds import Kind
 from kaito.engine.objects.registry import Registry
 from kaito.engine.schema.quantity import canonical, value_of
+from kaito.engine.wire.codec import decode
 from kaito.engine.wire.status import forbidden
 from kaito.kube.manifest import Manifest
 
@@ -50,8 +51,8 @@ def _check(registry: Registry, quota: Manifest, kind: Kind, obj: Manifest) -> No
 def _counted(registry: Registry, quota: Manifest, namespace: str) -> Iterator[tuple[str, str, Manifest]]:
     for kind in registry.kinds.stored():
         if kind.namespaced and concerns(quota, kind.group, kind.plural):
-            for obj in registry.all(kind, namespace):
-                yield kind.group, kind.plural, obj
+            for record in registry.store.scan(kind.collection, namespace):
+                yield kind.group, kind.plural, decode(record.value)
 
 
 def _shown(amounts: Amounts, names: list[str]) -> str:

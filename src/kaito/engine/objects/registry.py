@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from kaito.engine.kinds import Kind, Kinds
 from kaito.engine.objects.strategy import Strategies, Strategy
 from kaito.engine.patching import apply as ssa
-from kaito.engine.storage.store import Record, Store
+from kaito.engine.storage.events import Record
+from kaito.engine.storage.store import Store
 from kaito.engine.wire.codec import decode, encode
 from kaito.engine.wire.context import WriteContext
 from kaito.engine.wire.status import MODIFIED, StatusError, already_exists, bad_request, conflict, invalid, not_found
@@ -73,12 +74,23 @@ class Admission(Protocol):
         """Ask the validating webhooks. Raises StatusError."""
 
 
+class Versions(Protocol):
+    """Converts custom objects by webhooks (`kaito.engine.objects.versions`)."""
+
+    async def ready(self, kind: Kind, records: Iterable[Record], *, anew: bool = False) -> None:
+        """Convert the records for the kind's version. Raises StatusError."""
+
+    async def stored(self, kind: Kind, obj: Manifest) -> Manifest:
+        """The object in the storage version. Raises StatusError."""
+
+
 class Registry:
     """The objects that the store holds, with Kubernetes' rules around them."""
 
     def __init__(self, store: Store, kinds: Kinds, strategies: Strategies) -> None:
         self.store, self.kinds, self.strategies = store, kinds, strategies
         self.admission: Admission | None = None
+        self.versions: Versions | None = None
 
     # Reading
 
@@ -92,6 +104,27 @@ class Registry:
             shown = encode(self.strategies.of(kind).shown(decode(record.value)), kind)
             record.cache[key] = shown
         return shown
+
+    async def ready(self, kind: Kind, records: Iterable[Record], *, anew: bool = False) -> None:
+        """To be awaited before records of a custom kind are viewed: a webhook may have to convert them.
+
+        `anew`: ask again about what was converted before. Raises StatusError 500 when the webhook fails.
+        """
+        if self.versions is not None and kind.is_custom:
+            await self.versions.ready(kind, records, anew=anew)
+
+    async def read(self, kind: Kind, namespace: str, name: str) -> tuple[Record, Manifest]:
+        """The stored record and a copy of the object in the kind's version. Raises StatusError."""
+        record = self.record(kind, namespace, name)
+        if kind.is_custom:
+            await self.ready(kind, (record,), anew=True)
+        return record, decode(self.view(record, kind))
+
+    async def in_storage_version(self, kind: Kind, obj: Manifest) -> Manifest:
+        """The object as it is stored, but for its encoding. Raises StatusError 500 when a webhook fails."""
+        if self.versions is not None and kind.is_custom:
+            return await self.versions.stored(kind, obj)
+        return self.strategies.of(self.strategies.storage_kind(kind)).stored(obj)
 
     def record(self, kind: Kind, namespace: str, name: str) -> Record:
         """The stored record. Raises StatusError 404."""
@@ -177,6 +210,7 @@ class Registry:
         if errors:
             raise invalid(kind.group, kind.kind, obj["metadata"].get("name", ""), errors)
         await self._validated("CREATE", kind, obj, None, ctx)
+        stored = await self.in_storage_version(kind, obj) if kind.is_custom else None
         if self.admission is not None:
             self.admission.check_room(kind, namespace, obj)
         name = obj["metadata"]["name"]
@@ -187,7 +221,7 @@ class Registry:
                 raise StatusError(409, error.reason, f"object is being deleted: {error.message}", details=error.details)
             raise error
         obj = strategy.allocated(obj, None, ctx)
-        return self._stored(kind, namespace, obj, ctx)
+        return await self._stored(kind, namespace, obj, stored, ctx)
 
     def _with_new_metadata(self, strategy: Strategy, namespace: str, obj: Manifest, ctx: WriteContext) -> Manifest:
         meta = dict(obj["metadata"])
@@ -221,8 +255,7 @@ class Registry:
         Raises StatusError. When another writer came between, `change` is asked again with the new state.
         """
         for _ in range(ATTEMPTS):
-            record = self.record(kind, namespace, name)
-            live = decode(self.view(record, kind))
+            record, live = await self.read(kind, namespace, name)
             wanted = change(decode(self.view(record, kind)))
             done = await self._update_once(
                 kind, record, live, wanted, ctx, subresource=subresource, owners_set=owners_set
@@ -266,12 +299,13 @@ class Registry:
         if errors:
             raise invalid(kind.group, kind.kind, name, errors)
         await self._validated("UPDATE", kind, new, live, ctx, subresource=subresource)
+        if not subresource or subresource == "scale":
+            new = strategy.with_generation(new, live)
+        stored = await self.in_storage_version(kind, new) if kind.is_custom else None
         if self.store.get(kind.collection, record.namespace, name) is not record:
             return None
         new = strategy.allocated(new, live, ctx)
-        if not subresource or subresource == "scale":
-            new = strategy.with_generation(new, live)
-        return self._written(kind, record, live, new, ctx)
+        return await self._written(kind, record, live, new, stored, ctx)
 
     def _with_kept_metadata(self, live: Manifest, wanted: Manifest) -> Manifest:
         """The wanted object with what nobody but the server may set taken from the live one."""
@@ -294,7 +328,9 @@ class Registry:
         meta.pop("selfLink", None)
         return {**wanted, "apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": meta}
 
-    def _written(self, kind: Kind, record: Record, live: Manifest, new: Manifest, ctx: WriteContext) -> Manifest:
+    async def _written(
+        self, kind: Kind, record: Record, live: Manifest, new: Manifest, stored: Manifest | None, ctx: WriteContext
+    ) -> Manifest:
         """Store a changed object, or finish its deletion if that is all it waited for."""
         if same_content(live, new):
             return live
@@ -302,22 +338,31 @@ class Registry:
             if not ctx.dry_run:
                 self.remove(kind, record)
             return new
-        return self._stored(kind, record.namespace, new, ctx)
+        return await self._stored(kind, record.namespace, new, stored, ctx)
 
     # Storing
 
-    def _stored(self, kind: Kind, namespace: str, obj: Manifest, ctx: WriteContext) -> Manifest:
+    async def _stored(
+        self, kind: Kind, namespace: str, obj: Manifest, converted: Manifest | None, ctx: WriteContext
+    ) -> Manifest:
+        """What is stored, in the kind's version. `converted`: the object in the storage version, for custom kinds."""
         stored_kind = self.strategies.storage_kind(kind)
         if ctx.dry_run:
             return obj
-        stored = self.strategies.of(stored_kind).stored(obj)
+        stored = self.strategies.of(stored_kind).stored(obj) if converted is None else converted
 
         def with_revision(revision: int) -> bytes:
             stored["metadata"]["resourceVersion"] = str(revision)
             return encode(stored, stored_kind)
 
         record = self.store.put(kind.collection, namespace, obj["metadata"]["name"], encode=with_revision)
-        return decode(self.view(record, kind))
+        if kind.is_custom and (stored_kind is not kind or ctx.is_mutated):
+            await self.ready(kind, (record,))
+        elif kind.is_custom:
+            # It was defaulted and pruned by this very schema on its way here.
+            record.cache[kind.version, self.kinds.generation] = record.value
+        ctx.written = self.view(record, kind)
+        return stored if stored_kind is kind and not ctx.is_mutated else decode(ctx.written)
 
     def remove(self, kind: Kind, record: Record) -> None:
         """Take the object out of the store. Watchers see its last stored state at the revision of the deletion."""
@@ -330,8 +375,11 @@ class Registry:
 
         self.store.delete(kind.collection, record.namespace, record.name, encode=with_revision)
 
-    def replace_directly(self, kind: Kind, record: Record, obj: Manifest) -> Manifest:
-        """Store what the server itself decided (deletion marks, a definition's status), past admission and owners."""
+    def replace_directly(self, kind: Kind, record: Record, obj: Manifest) -> Record:
+        """Store what the server itself decided (deletion marks, a definition's status), past admission and owners.
+
+        The object is in the storage version.
+        """
         namespace, name = record.namespace, record.name
         stored_kind = self.strategies.storage_kind(kind)
 
@@ -339,8 +387,7 @@ class Registry:
             obj["metadata"]["resourceVersion"] = str(revision)
             return encode(obj, stored_kind)
 
-        stored = self.store.put(kind.collection, namespace, name, encode=with_revision)
-        return decode(self.view(stored, kind))
+        return self.store.put(kind.collection, namespace, name, encode=with_revision)
 
     # Admission
 
@@ -367,6 +414,7 @@ class Registry:
         changed = await self.admission.mutate(operation, strategy.kind, obj, old, ctx, subresource=subresource)
         if changed is None or changed == obj:
             return obj
+        ctx.is_mutated = True
         return strategy.completed(changed)
 
     async def _validated(

@@ -7,8 +7,8 @@ Subresources are in `kaito.engine.objects.subresources`, routes in `kaito.engine
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
+from functools import partial as partial_of
 from typing import Any
 
 import msgspec
@@ -19,9 +19,10 @@ from kaito.engine.objects.listing import Page, Selection, check_match, list_page
 from kaito.engine.objects.patching import applied, applied_config, parse_patch, patch_type, patched, refuse_stale
 from kaito.engine.objects.registry import Registry, check_named, check_namespace
 from kaito.engine.objects.strategy import must_be
+from kaito.engine.objects.versions import converts_by_webhook
 from kaito.engine.objects.watch import Form as WatchForm
 from kaito.engine.objects.watch import WatchOptions, WatchStream, default_timeout_s
-from kaito.engine.storage.store import Record
+from kaito.engine.storage.events import Record
 from kaito.engine.tables.table import IncludeObject, View, partial, table, view_of
 from kaito.engine.wire import codec
 from kaito.engine.wire.context import WriteContext
@@ -30,7 +31,10 @@ from kaito.engine.wire.options import delete_options, write_context
 from kaito.engine.wire.requests import Request, Response, Target, is_true
 from kaito.engine.wire.status import StatusError, bad_request, conflict, method_not_allowed, not_acceptable
 from kaito.kube.clock import Clock
-from kaito.kube.manifest import Manifest
+from kaito.kube.manifest import Manifest, tree_copy
+
+PLAIN = Form()
+"""The object itself as JSON."""
 
 CREATED_BY_PUT = frozenset(
     (
@@ -65,7 +69,7 @@ class Resources:
             case "GET" | "HEAD":
                 if target.watch or is_true(request.param("watch")):
                     return self.watch(request, target, kind)
-                return self.list(request, target, kind)
+                return await self.list(request, target, kind)
             case "POST":
                 return await self._create(request, target, kind)
             case "DELETE" if "deletecollection" in kind.verbs and (target.namespace or not kind.namespaced):
@@ -77,7 +81,7 @@ class Resources:
             case "GET" | "HEAD":
                 if target.watch:
                     return self.watch(request, target, kind)
-                return self._get(request, target, kind)
+                return await self._get(request, target, kind)
             case "PUT":
                 return await self._replace(request, target, kind)
             case "PATCH":
@@ -88,19 +92,21 @@ class Resources:
 
     # Reading
 
-    def _get(self, request: Request, target: Target, kind: Kind) -> Response:
+    async def _get(self, request: Request, target: Target, kind: Kind) -> Response:
         form = negotiate(request.header("accept"))
         record = self._registry.record(kind, target.namespace, target.name)
         wanted = revision_of(request.param("resourceVersion"))
         if wanted > self._registry.store.revision:
             raise bad_request(f"resourceVersion {wanted} is not there yet")
+        if kind.is_custom:
+            await self._registry.ready(kind, (record,), anew=True)
         return self.show_record(record, kind, form, request)
 
-    def list(self, request: Request, target: Target, kind: Kind) -> Response:
+    async def list(self, request: Request, target: Target, kind: Kind) -> Response:
         """One page of the kind's objects. Raises StatusError."""
         form = negotiate(request.header("accept"))
         selection = parse_selection(request, kind, target.namespace)
-        page = list_page(self._registry.store, kind, selection, request, self._view(kind))
+        page = await self._page(kind, selection, request)
         if form.as_ == "Table":
             return self._table_response(self._decoded(page, kind), page.meta(), kind, form, request)
         if form.as_:
@@ -112,6 +118,17 @@ class Resources:
             head["metadata"] = {"continue": "", **page.meta()}
         body = msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(items) + b"]}\n"
         return _as_yaml(body) if form.media_type == "application/yaml" else Response(200, body)
+
+    async def _page(self, kind: Kind, selection: Selection, request: Request) -> Page:
+        """The page that is asked for, ready to be viewed."""
+        registry = self._registry
+        view = self._view(kind)
+        if kind.is_custom and selection.fields.requirements:
+            await registry.ready(kind, registry.store.scan(kind.collection, selection.namespace))
+        page = list_page(registry.store, kind, selection, request, view)
+        if kind.is_custom:
+            await registry.ready(kind, page.records)
+        return page
 
     def _decoded(self, page: Page, kind: Kind) -> Iterable[Manifest]:
         return (codec.decode(self._registry.view(record, kind)) for record in page.records)
@@ -146,10 +163,11 @@ class Resources:
             selection,
             options,
             view=self._view(kind),
+            ready=partial_of(self._registry.ready, kind) if converts_by_webhook(kind) else None,
             form=self._watch_form(request, kind, form),
             clock=self._clock,
         )
-        return Response(200, chunks=stream.lines())
+        return Response(200, chunks=stream.lines(), release=stream.close)
 
     def _watch_options(self, request: Request) -> WatchOptions:
         version, match = request.param("resourceVersion"), request.param("resourceVersionMatch")
@@ -241,7 +259,7 @@ class Resources:
                 raise method_not_allowed("post", None)
             check_namespace(obj, target.namespace)
         created = await self._registry.create(kind, target.namespace, obj, ctx)
-        return self.show_object(created, kind, form, request, status=201)
+        return self.show_written(ctx, created, kind, form, request, status=201)
 
     async def _replace(self, request: Request, target: Target, kind: Kind) -> Response:
         form = negotiate(request.header("accept"))
@@ -253,9 +271,9 @@ class Resources:
             obj["metadata"].pop("resourceVersion", None)
             ctx.options["kind"] = "CreateOptions"
             created = await self._registry.create(kind, target.namespace, obj, ctx)
-            return self.show_object(created, kind, form, request, status=201)
+            return self.show_written(ctx, created, kind, form, request, status=201)
         replaced = await self._registry.update(kind, target.namespace, target.name, replacement(obj, kind), ctx)
-        return self.show_object(replaced, kind, form, request)
+        return self.show_written(ctx, replaced, kind, form, request)
 
     async def patch(self, request: Request, target: Target, kind: Kind, *, subresource: str = "") -> Response:
         """Change an object by a patch. Raises StatusError."""
@@ -276,7 +294,7 @@ class Resources:
             return wanted
 
         done = await self._registry.update(kind, target.namespace, target.name, change, ctx, subresource=subresource)
-        return self.show_object(done, kind, form, request)
+        return self.show_written(ctx, done, kind, form, request)
 
     async def _apply(
         self, request: Request, target: Target, kind: Kind, form: Form, ctx: WriteContext, *, subresource: str
@@ -295,11 +313,11 @@ class Resources:
             obj = applied(None, config, patch, strategy, ctx)
             ctx.options["kind"] = "CreateOptions"
             created = await registry.create(kind, target.namespace, obj, ctx, owners_set=True)
-            return self.show_object(created, kind, form, request, status=201)
+            return self.show_written(ctx, created, kind, form, request, status=201)
         done = await registry.update(
             kind, target.namespace, target.name, change, ctx, subresource=subresource, owners_set=True
         )
-        return self.show_object(done, kind, form, request)
+        return self.show_written(ctx, done, kind, form, request)
 
     async def _delete(self, request: Request, target: Target, kind: Kind) -> Response:
         form = negotiate(request.header("accept"))
@@ -316,7 +334,7 @@ class Resources:
         form = negotiate(request.header("accept"))
         options, dry_run, shown = delete_options(request)
         selection: Selection = parse_selection(request, kind, target.namespace)
-        page = list_page(self._registry.store, kind, selection, request, self._view(kind))
+        page = await self._page(kind, selection, request)
         deleted = []
         for record in page.records:
             ctx = WriteContext(request.user, self._clock.now(), "", dry_run=dry_run, options=shown)
@@ -342,6 +360,14 @@ class Resources:
         if form.as_ or form.media_type == "application/yaml" or request.param("pretty"):
             return self.show_object(codec.decode(value), kind, form, request, status=status)
         return Response(status, value + b"\n")
+
+    def show_written(
+        self, ctx: WriteContext, obj: Manifest, kind: Kind, form: Form, request: Request, *, status: int = 200
+    ) -> Response:
+        """The result of a write in the form that the client accepts."""
+        if ctx.written is None or form != PLAIN or request.param("pretty"):
+            return self.show_object(obj, kind, form, request, status=status)
+        return Response(status, ctx.written + b"\n")
 
     def show_object(self, obj: Manifest, kind: Kind, form: Form, request: Request, *, status: int = 200) -> Response:
         """An object in the form that the client accepts."""
@@ -387,7 +413,8 @@ def replacement(obj: Manifest, kind: Kind) -> Any:
             details = {"name": name, "group": kind.group, "kind": kind.plural, "causes": [cause]}
             message = f'{kind.qualified} "{name}" is invalid: {cause["field"]}: {cause["message"]}'
             raise StatusError(422, "Invalid", message, details=details)
-        return copy.deepcopy(obj)
+        copied: Manifest = tree_copy(obj)
+        return copied
 
     return change
 

@@ -10,24 +10,24 @@ from kaito.kube.manifest import Manifest, labels_of
 
 
 def service_resolver(registry: Registry) -> Resolve:
-    """A function from namespace, service and port to a host and port that answer, or None."""
+    """A function from namespace, service and port to a host and port that answer. It raises LookupError."""
 
-    def resolve(namespace: str, name: str, port: int) -> tuple[str, int] | None:
+    def resolve(namespace: str, name: str, port: int) -> tuple[str, int]:
         service = registry.object("", "services", name, namespace)
         if service is None:
-            return None
+            raise LookupError(f'service "{name}" not found')
         if service["spec"].get("type") == "ExternalName":
             return service["spec"]["externalName"], port
         wanted = next((p for p in service["spec"].get("ports") or [] if p["port"] == port), None)
         if wanted is None:
-            return None
+            raise LookupError(f'no service port {port} found for service "{name}"')
         slices = registry.objects("discovery.k8s.io", "endpointslices", namespace)
         mine = [entry for entry in slices if labels_of(entry).get("kubernetes.io/service-name") == name]
         for entry in mine:
             found = _ready(entry, wanted.get("name") or "")
             if found is not None:
                 return found
-        return None
+        raise LookupError(f'no endpoints available for service "{name}"')
 
     return resolve
 

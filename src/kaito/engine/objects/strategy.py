@@ -8,7 +8,6 @@ registry knows only this interface. Pure, but for `Allocate`, which hands out a 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +16,11 @@ from kaito.engine.schema import builtin, crd, decode, defaults, rules, structura
 from kaito.engine.schema.conversion import STORED_AS, converted
 from kaito.engine.schema.field import FieldError, invalid
 from kaito.engine.schema.prepare import prepare_create, without_former_type
+from kaito.engine.schema.schema_rules import Rules
 from kaito.engine.schema.shape import Shape
 from kaito.engine.wire.context import WriteContext, strict_text
 from kaito.engine.wire.status import StatusError, bad_request
-from kaito.kube.manifest import Manifest
+from kaito.kube.manifest import Manifest, tree_copy
 
 Allocate = Callable[[Manifest, Manifest | None, WriteContext], Manifest]
 Path = tuple[str, ...]
@@ -173,11 +173,11 @@ class BuiltIn(Strategy):
         return converted(obj, self.kind.api_version)
 
     def prepared_for_create(self, obj: Manifest, ctx: WriteContext) -> Manifest:
-        obj = copy.deepcopy(obj)
+        obj = tree_copy(obj)
         if self.has_status and self.kind.collection != "/nodes":
             obj.pop("status", None)
             if self.zero and "status" in self.zero:
-                obj["status"] = copy.deepcopy(self.zero["status"])
+                obj["status"] = tree_copy(self.zero["status"])
             self.completed(obj)
         if self.kind.collection == DEFINITIONS:
             obj["status"] = crd.initial_status(obj)
@@ -256,9 +256,13 @@ class Custom(Strategy):
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
-        found = (kind.version_spec.get("schema") or {}).get("openAPIV3Schema")
-        self.schema: Manifest = found or {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        assert kind.definition is not None
+        self._schemas = {
+            f"{kind.group}/{entry['name']}": _schema_of(entry) for entry in kind.definition["spec"]["versions"]
+        }
+        self.schema = _schema_of(kind.version_spec)
         self.shape = structural.shape_of(self.schema)
+        self._rules = Rules(self.schema)
 
     def checked(self, obj: Any, ctx: WriteContext, *, duplicates: list[str]) -> Manifest:
         obj = dict(obj)
@@ -277,14 +281,25 @@ class Custom(Strategy):
         return obj
 
     def shown(self, obj: Manifest) -> Manifest:
+        """A stored object in this version: defaulted by the schema of its own version, pruned by this one's."""
+        obj = self.with_own_defaults(obj)
         obj["apiVersion"] = self.kind.api_version
+        return self.pruned(obj)
+
+    def with_own_defaults(self, obj: Manifest) -> Manifest:
+        """A stored object with the defaults of the version in which it is stored, in place."""
+        structural.apply_defaults(obj, self._schemas.get(obj["apiVersion"], self.schema))
+        return obj
+
+    def pruned(self, obj: Manifest) -> Manifest:
+        """The object without what this version's schema does not know, in place."""
         structural.prune(obj, self.schema)
-        return self.completed(obj)
+        return obj
 
     def stored(self, obj: Manifest) -> Manifest:
         if obj["apiVersion"] == self.kind.api_version:
             return obj
-        return self.shown({**obj})
+        return self.pruned(tree_copy({**obj, "apiVersion": self.kind.api_version}))
 
     def prepared_for_create(self, obj: Manifest, ctx: WriteContext) -> Manifest:
         return {key: value for key, value in obj.items() if key != "status"} if self.has_status else obj
@@ -311,15 +326,20 @@ class Custom(Strategy):
         return {**new, "metadata": meta}
 
     def creation_errors(self, obj: Manifest) -> list[FieldError]:
-        return rules.custom_errors(obj, None, "", schema_of=self.schema)
+        return rules.custom_errors(obj, None, "", schema_of=self.schema, rules=self._rules)
 
     def update_errors(self, new: Manifest, live: Manifest, subresource: str) -> list[FieldError]:
-        return rules.custom_errors(new, live, subresource, schema_of=self.schema)
+        return rules.custom_errors(new, live, subresource, schema_of=self.schema, rules=self._rules)
 
     def reset(self, subresource: str) -> tuple[Path, ...]:
         if not self.has_status:
             return ()
         return (("spec",), ("metadata",)) if subresource == "status" else (("status",),)
+
+
+def _schema_of(version: Manifest) -> Manifest:
+    found: Manifest | None = (version.get("schema") or {}).get("openAPIV3Schema")
+    return found or {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
 
 class Strategies:

@@ -79,7 +79,7 @@ class Subresources:
         form = negotiate(request.header("accept"))
         match request.method:
             case "GET" | "HEAD":
-                record = self._registry.record(kind, target.namespace, target.name)
+                record, _ = await self._registry.read(kind, target.namespace, target.name)
                 return self._resources.show_record(record, kind, form, request)
             case "PATCH":
                 return await self._resources.patch(request, target, kind, subresource=subresource)
@@ -100,7 +100,7 @@ class Subresources:
         form = negotiate(request.header("accept"))
         paths = scale_paths(kind)
         if request.method in ("GET", "HEAD"):
-            obj = self._registry.get(kind, target.namespace, target.name)
+            _, obj = await self._registry.read(kind, target.namespace, target.name)
             if paths.is_custom and at(obj, paths.replicas) is None:
                 raise StatusError(
                     500,

@@ -9,14 +9,16 @@ turns a change into ADDED or DELETED where the object enters or leaves the selec
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
 
 from kaito.engine.kinds import Kind
 from kaito.engine.objects.listing import Selection, too_large
-from kaito.engine.storage.store import Compacted, Event, EventType, Record, Store, Subscription
+from kaito.engine.storage.events import Event, EventType, Record
+from kaito.engine.storage.fanout import Subscription
+from kaito.engine.storage.store import Compacted, Store
 from kaito.engine.wire.codec import decode
 from kaito.engine.wire.status import StatusError, expired
 from kaito.kube.clock import Clock
@@ -30,6 +32,10 @@ INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 Render = Callable[[bytes, bool], bytes]
 """Object as JSON, and whether it is the first of the stream, to the event's object as JSON."""
+
+
+Ready = Callable[[Iterable[Record]], Awaitable[None]]
+"""To be awaited before records are viewed, where a webhook converts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +78,14 @@ class WatchStream:
         view: Callable[[Record], bytes],
         form: Form,
         clock: Clock,
+        ready: Ready | None = None,
     ) -> None:
         """Raises StatusError: 410 when the start is forgotten, 504 when it lies ahead."""
         if options.since is not None and options.since > store.revision:
             raise too_large(options.since, store.revision)
         self._store, self._kind, self._selection, self._options = store, kind, selection, options
         self._view, self._form, self._clock = view, form, clock
+        self._ready = ready
         self._first = True
         since = None if options.initial else options.since
         try:
@@ -85,6 +93,7 @@ class WatchStream:
         except Compacted as error:
             raise expired(f"too old resource version: {options.since} ({error.oldest})") from None
         self._revision = store.revision
+        self._initial = list(store.scan(kind.collection, selection.namespace)) if options.initial else []
 
     def close(self) -> None:
         """Stop listening."""
@@ -93,19 +102,23 @@ class WatchStream:
     async def lines(self) -> AsyncIterator[bytes]:
         """The stream's lines until its time is up, its watcher is dropped, or the client goes."""
         try:
+            await self._make_ready(self._missed, self._initial)
             for line in self._beginning():
                 yield line
             async for line in self._following(self._subscription):
                 yield line
+        except StatusError as error:
+            yield error_line(error)
         finally:
             self.close()
 
     def _beginning(self) -> list[bytes]:
         lines: list[bytes] = []
         if self._options.initial:
-            for record in list(self._store.scan(self._kind.collection, self._selection.namespace)):
+            for record in self._initial:
                 if self._selection.matches(record, self._view):
                     lines.append(self._line("ADDED", record))
+            self._initial = []
             if self._options.mark_initial_end:
                 lines.append(self._bookmark(self._revision, {INITIAL_EVENTS_END: "true"}))
         lines += self._lines_of(self._missed)
@@ -123,12 +136,23 @@ class WatchStream:
             events = await subscription.wait(max(until - now, 0.001))
             if events is None:
                 return
+            if self._ready is not None:
+                await self._make_ready(events)
             lines = self._lines_of(events)
             if lines:
                 yield b"".join(lines)
             if self._options.bookmarks and self._clock.monotonic() >= next_bookmark:
                 next_bookmark += BOOKMARK_EVERY_S
                 yield self._bookmark(max(self._revision, self._store.revision))
+
+    async def _make_ready(self, events: list[Event], records: list[Record] | None = None) -> None:
+        """Have converted by webhook what is about to be shown. Raises StatusError."""
+        if self._ready is None:
+            return
+        changed = [record for event in events for record in (event.record, event.previous) if record is not None]
+        await self._ready([*(records or ()), *changed])
+        if not self._selection.is_everything:
+            await self._ready([self._shown_record("DELETED", event) for event in events])
 
     def _lines_of(self, events: list[Event]) -> list[bytes]:
         lines = []

@@ -23,7 +23,7 @@ from kaito.engine.objects.webhookcall import Caller, CallFailed
 from kaito.engine.patching import patch as patches
 from kaito.engine.schema.cel import CelError, evaluate
 from kaito.engine.schema.select import from_label_selector
-from kaito.engine.storage.store import Event
+from kaito.engine.storage.events import Event
 from kaito.engine.wire.context import WriteContext
 from kaito.engine.wire.status import StatusError, forbidden, internal
 from kaito.kube.manifest import Manifest, labels_of

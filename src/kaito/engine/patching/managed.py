@@ -94,7 +94,9 @@ def entries(owners: Managed) -> list[Manifest]:
         seconds = moment.replace(microsecond=0).timestamp() if moment else 0.0
         return (manager.operation, seconds, manager.name, owners.versions.get(manager, ""), manager.subresource)
 
-    return [_entry(manager, owners) for manager in sorted(owners.fields, key=order)]
+    # Most objects have one owner, and many writes make such an object: nothing to sort.
+    ordered = sorted(owners.fields, key=order) if len(owners.fields) > 1 else owners.fields
+    return [_entry(manager, owners) for manager in ordered]
 
 
 def _entry(manager: Manager, owners: Managed) -> Manifest:

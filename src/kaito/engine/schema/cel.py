@@ -1,95 +1,123 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""Kubernetes' expressions (CEL): compile once, evaluate on plain JSON values.
+"""Kubernetes' expressions (CEL): check against declared types, compile once, evaluate on plain JSON values.
 
-A thin layer over cel-python. Expressions come from CRDs (`x-kubernetes-validations`) and from webhooks' match
-conditions.
+A thin layer over Google's CEL for C++ (`cel-expr-python`), which checks types as kube-apiserver does. What Kubernetes
+adds to the language is in `cellibrary`, the types of a schema in `celtypes`, the cost of an expression in `celcost`.
+Checked is with types; evaluated is without, because the values are plain JSON.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from importlib import import_module
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-_NAMES_IN_STRINGS: Final = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"")
-_VARIABLE: Final = re.compile(r"(?<![\w.])([A-Za-z_]\w*)(?!\s*[\w(])")
-_WORDS: Final = frozenset(
-    {"true", "false", "null", "in", "int", "uint", "double", "bool", "string", "bytes", "list", "map", "type"}
+from kaito.engine.schema import cellibrary
+
+VARIABLES: Final = (
+    *("self", "oldSelf", "object", "oldObject", "request", "params", "namespaceObject", "variables", "authorizer"),
 )
-_BINDS: Final = re.compile(r"\.(?:all|exists|exists_one|map|filter|sortBy|transformList)\(\s*([A-Za-z_]\w*)\s*,")
+"""Every name that some expression of Kubernetes may use; which of them, `check` is told."""
+
+_FROM_STRUCT: Final = re.compile(r" not found in struct '[^']*'")
+_STATUS: Final = re.compile(r"^(?:[A-Z]+(?:_[A-Z]+)*): |\s*\[[A-Z_]+\]$")
+_NO_KEY: Final = re.compile(r'^Key not found in map : "?(.*?)"?$')
+_WORDS: Final = (
+    ("No matching overloads found", "no such overload"),
+    ("divide by zero", "division by zero"),
+    ("modulus by zero", "modulus by zero"),
+    ("index_error: ", "index out of bounds: "),
+)
 
 
 class CelError(ValueError):
     """An expression does not compile, or fails on the values given."""
 
 
-class Program(Protocol):
-    """A compiled expression."""
-
-    def evaluate(self, context: Any) -> Any:
-        """The value, as a CEL type."""
+@cache
+def library() -> Any:
+    """The CEL library, loaded with the first expression: it takes longer to load than the rest of the engine."""
+    return import_module("cel_expr_python.cel")
 
 
 @cache
-def _celpy() -> Any:
-    """cel-python, loaded with the first expression: its parser takes longer to load than the rest of the engine."""
-    import_module("celpy.adapter")
-    return import_module("celpy")
+def _environment() -> Any:
+    """Everything that may be evaluated, with no types."""
+    cel = library()
+    return cel.NewEnv(
+        variables=dict.fromkeys(VARIABLES, cel.Type.DYN),
+        extensions=extensions(typed=False),
+    )
 
 
-@lru_cache(maxsize=1024)
-def _program(expression: str) -> Program:
-    celpy = _celpy()
-    environment = celpy.Environment()
+def extensions(*, typed: bool) -> list[Any]:
+    """The extensions of the language that Kubernetes has, its own among them."""
+    cel = library()
+    return [
+        import_module("cel_expr_python.ext.ext_strings").ExtStrings(),
+        import_module("cel_expr_python.ext.ext_optional").ExtOptional(),
+        cel.CelExtension("kubernetes", cellibrary.declarations(cel, typed=typed)),
+    ]
+
+
+@lru_cache(maxsize=2048)
+def _program(expression: str) -> Any:
+    return _compiled(_environment(), expression)
+
+
+def _compiled(environment: Any, expression: str) -> Any:
     try:
-        program: Program = environment.program(environment.compile(expression))
-    except celpy.CELParseError as error:
-        raise CelError(
-            f"ERROR: <input>:{error.line or 1}:{error.column or 1}: Syntax error: {_reason(error)}"
-        ) from None
-    return program
+        return environment.compile(expression)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise CelError(_compile_error(str(error))) from None
 
 
-def _reason(error: Exception) -> str:
-    text = str(error.args[0]) if error.args else "mismatched input"
-    return text.strip().splitlines()[0]
+def _compile_error(text: str) -> str:
+    """The library's report in the words of cel-go, which differ little."""
+    return _FROM_STRUCT.sub("", _STATUS.sub("", _STATUS.sub("", text.strip()))).strip()
 
 
-def compile_expression(expression: str, variables: Iterable[str]) -> None:
-    """Check that the expression parses and names only these variables. Raises CelError."""
-    _program(expression)
-    plain = _NAMES_IN_STRINGS.sub("''", expression)
-    known = {*variables, *_WORDS, *_BINDS.findall(plain)}
-    for name in _VARIABLE.findall(plain):
-        if name not in known:
-            raise CelError(f"ERROR: <input>:1:1: undeclared reference to '{name}' (in container '')")
+def check(environment: Any, expression: str) -> tuple[str, bytes]:
+    """The name of the type that the expression has, and its checked form (for `celcost`). Raises CelError."""
+    found = _compiled(environment, expression)
+    return str(found.return_type().name()), bytes(found.serialize())
+
+
+@lru_cache(maxsize=64)
+def _untyped(variables: tuple[str, ...]) -> Any:
+    cel = library()
+    declared = dict.fromkeys(variables, cel.Type.DYN)
+    return cel.NewEnv(variables=declared, extensions=extensions(typed=True))
+
+
+def compile_expression(expression: str, variables: tuple[str, ...]) -> str:
+    """The name of the type of an expression about values of any type. Raises CelError when it does not compile."""
+    return check(_untyped(variables), expression)[0]
 
 
 def evaluate(expression: str, variables: Mapping[str, Any]) -> Any:
     """The expression's value as a plain Python value. Raises CelError."""
     program = _program(expression)
-    celpy = _celpy()
-    context = {name: celpy.adapter.json_to_cel(value) for name, value in variables.items()}
     try:
-        result = program.evaluate(context)
-    except (celpy.CELEvalError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise CelError(_reason(error)) from None
-    if isinstance(result, Exception):
-        raise CelError(_reason(result))
-    return _plain(result)
-
-
-def _plain(value: Any) -> Any:
-    celtypes = _celpy().celtypes
-    if isinstance(value, celtypes.BoolType):
-        return bool(value)
-    if isinstance(value, celtypes.IntType | celtypes.UintType):
-        return int(value)
-    if isinstance(value, celtypes.DoubleType):
-        return float(value)
-    if isinstance(value, celtypes.StringType):
-        return str(value)
+        result = program.eval(data=dict(variables))
+        is_error = result.type().name() == "*error*" or result.type() == library().Type.ERROR
+        value = result.plain_value()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise CelError(_evaluation_error(str(error))) from None
+    if is_error:
+        raise CelError(_evaluation_error(str(value)))
     return value
+
+
+def _evaluation_error(text: str) -> str:
+    plain = _STATUS.sub("", _STATUS.sub("", text.strip()))
+    missing = _NO_KEY.match(plain)
+    if missing:
+        return f"no such key: {missing.group(1)}"
+    for found, words in _WORDS:
+        if plain.startswith(found):
+            return words if words.startswith("no such") else words + plain.removeprefix(found)
+    return plain

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from decimal import ROUND_UP, Decimal
+from functools import lru_cache
 from typing import Final
 
 _FORM: Final = re.compile(r"([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)")
@@ -36,6 +37,7 @@ def canonical(text: str | int | float) -> str:
     return _decimal(value)
 
 
+@lru_cache(maxsize=4096, typed=True)
 def _parts(text: str | int | float) -> tuple[Decimal, str]:
     if isinstance(text, int | float):
         text = format(Decimal(str(text)), "f")

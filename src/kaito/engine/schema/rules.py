@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from kaito.engine.schema import crd, validation
 from kaito.engine.schema.field import FieldError
+from kaito.engine.schema.schema_rules import Rules
 from kaito.engine.schema.schema_validation import validate
 from kaito.kube.manifest import Manifest
 
@@ -27,13 +28,16 @@ def built_in_errors(new: Manifest, live: Manifest | None, subresource: str) -> l
     return [*validation.validate_metadata_update(new, live), *validation.validate_update(new, live)]
 
 
-def custom_errors(new: Manifest, live: Manifest | None, subresource: str, *, schema_of: Manifest) -> list[FieldError]:
-    """What is wrong with a custom object."""
+def custom_errors(
+    new: Manifest, live: Manifest | None, subresource: str, *, schema_of: Manifest, rules: Rules
+) -> list[FieldError]:
+    """What is wrong with a custom object; `rules` are those of the schema."""
+    found = validate(new, schema_of, live, rules=rules)
     if live is None:
-        return [*validation.validate_metadata(new), *validate(new, schema_of)]
+        return [*validation.validate_metadata(new), *found]
     if subresource == "status":
-        return [_within_status(error) for error in validate(new, schema_of, live)]
-    return [*validation.validate_metadata_update(new, live), *validate(new, schema_of, live)]
+        return [_within_status(error) for error in found]
+    return [*validation.validate_metadata_update(new, live), *found]
 
 
 def _within_status(error: FieldError) -> FieldError:

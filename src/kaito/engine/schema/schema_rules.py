@@ -52,13 +52,37 @@ _RESERVED: Final = frozenset(
 _ABSENT: Final = object()
 
 
-def validate_rules(obj: Manifest, schema: Manifest, old: Manifest | None) -> list[FieldError]:
-    """The errors of all rules that the object breaks."""
-    return list(_validate(obj, _ABSENT if old is None else old, schema, ""))
+class Rules:
+    """The rules of one schema. Keep it: where there are any is found out once, not at each validation."""
+
+    def __init__(self, schema: Manifest) -> None:
+        self._schema = schema
+        self._with_rules: set[int] = set()
+        """The ids of all parts of the schema that hold a rule somewhere; the schema lives as long as this object."""
+        self._find(schema)
+
+    def _find(self, schema: Any) -> bool:
+        """Whether this part holds a rule anywhere."""
+        if isinstance(schema, list):
+            below = [self._find(part) for part in schema]  # all of them: each is noted
+            return any(below)
+        if not isinstance(schema, dict):
+            return False
+        below = [self._find(part) for name, part in schema.items() if name not in ("default", "enum", "example")]
+        found = bool(schema.get(_RULES)) or any(below)
+        if found:
+            self._with_rules.add(id(schema))
+        return found
+
+    def errors(self, obj: Manifest, old: Manifest | None) -> list[FieldError]:
+        """The errors of all rules that the object breaks."""
+        if not self._with_rules:
+            return []
+        return list(_validate(obj, _ABSENT if old is None else old, self._schema, "", self._with_rules))
 
 
-def _validate(value: Any, old: Any, schema: Any, path: str) -> Iterator[FieldError]:
-    if not isinstance(schema, dict) or value is None or not has_rules(schema):
+def _validate(value: Any, old: Any, schema: Any, path: str, with_rules: set[int]) -> Iterator[FieldError]:
+    if value is None or id(schema) not in with_rules:
         return
     for rule in schema.get(_RULES) or []:
         yield from _check(rule, value, old, schema, path)
@@ -67,13 +91,13 @@ def _validate(value: Any, old: Any, schema: Any, path: str) -> Iterator[FieldErr
         for name, item in value.items():
             below = properties.get(name, schema.get("additionalProperties"))
             before = old.get(name, _ABSENT) if isinstance(old, dict) else _ABSENT
-            yield from _validate(item, before, below, f"{path}.{name}" if path else name)
+            yield from _validate(item, before, below, f"{path}.{name}" if path else name, with_rules)
     elif isinstance(value, list):
         earlier = _correlated(old, schema)
         shape = Shape(schema)
         for index, item in enumerate(value):
             before = earlier.get(shape.key_of(item) or "", _ABSENT) if earlier else _ABSENT
-            yield from _validate(item, before, schema.get("items"), f"{path}[{index}]")
+            yield from _validate(item, before, schema.get("items"), f"{path}[{index}]", with_rules)
 
 
 def _correlated(old: Any, schema: Manifest) -> dict[str, Any]:
@@ -82,17 +106,6 @@ def _correlated(old: Any, schema: Manifest) -> dict[str, Any]:
         return {}
     shape = Shape(schema)
     return {shape.key_of(item) or "": item for item in old}
-
-
-def has_rules(schema: Any) -> bool:
-    """Whether the schema holds a rule anywhere."""
-    if isinstance(schema, list):
-        return any(has_rules(part) for part in schema)
-    if not isinstance(schema, dict):
-        return False
-    return bool(schema.get(_RULES)) or any(
-        has_rules(part) for name, part in schema.items() if name not in ("default", "enum", "example")
-    )
 
 
 def _check(rule: Manifest, value: Any, old: Any, schema: Manifest, path: str) -> Iterator[FieldError]:

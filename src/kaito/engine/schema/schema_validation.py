@@ -21,7 +21,6 @@ from uuid import UUID
 
 import re2  # type: ignore[import-untyped]
 
-from kaito.engine.schema import schema_rules
 from kaito.engine.schema.field import (
     NO_FIELD,
     FieldError,
@@ -33,6 +32,7 @@ from kaito.engine.schema.field import (
     type_invalid,
     unsupported,
 )
+from kaito.engine.schema.schema_rules import Rules
 from kaito.kube.manifest import Manifest
 
 _INT_OR_STRING: Final = "x-kubernetes-int-or-string"
@@ -47,12 +47,17 @@ class Pattern(Protocol):
         """A match anywhere in the text, or None."""
 
 
-def validate(obj: Manifest, schema: Manifest, old: Manifest | None = None) -> list[FieldError]:
-    """What is wrong with an object under its schema; `old` is what it replaces (for transition rules)."""
+def validate(
+    obj: Manifest, schema: Manifest, old: Manifest | None = None, *, rules: Rules | None = None
+) -> list[FieldError]:
+    """What is wrong with an object under its schema; `old` is what it replaces (for transition rules).
+
+    `rules`: those of the schema, where they are known already.
+    """
     errors = validate_value(obj, schema, "")
     errors += _structure(obj, schema, "")
     if not errors:
-        errors = schema_rules.validate_rules(obj, schema, old)
+        errors = (rules or Rules(schema)).errors(obj, old)
     return errors
 
 

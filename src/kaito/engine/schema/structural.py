@@ -8,12 +8,11 @@ every request. Rules are those of apiextensions-apiserver's pruning and defaulti
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any, Final
 
 from kaito.engine.schema import builtin
 from kaito.engine.schema.shape import Shape
-from kaito.kube.manifest import Manifest
+from kaito.kube.manifest import Manifest, tree_copy
 
 _META: Final = ("apiVersion", "kind", "metadata")
 _PRESERVES: Final = "x-kubernetes-preserve-unknown-fields"
@@ -93,7 +92,7 @@ def _default_field(parent: Manifest, name: str, schema: Manifest) -> None:
             return
         del parent[name]
     if "default" in schema and name not in parent:
-        parent[name] = deepcopy(schema["default"])
+        parent[name] = tree_copy(schema["default"])
     if name in parent:
         _default(parent[name], schema, is_root=bool(schema.get(_EMBEDDED)))
 
@@ -103,5 +102,5 @@ def _default_items(items: list[Any], schema: Any) -> None:
         return
     for index, item in enumerate(items):
         if item is None and "default" in schema and not schema.get("nullable"):
-            items[index] = deepcopy(schema["default"])
+            items[index] = tree_copy(schema["default"])
         _default(items[index], schema)

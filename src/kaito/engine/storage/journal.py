@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The store's journal in an SQLite file, and the lock that keeps a second engine away from it.
 
-Write-ahead log with `synchronous=NORMAL`: each write is its own committed transaction, handed to the operating system
-before the caller goes on, so a killed process loses nothing. The file is flushed to the disk at checkpoints only: a
-power cut may take the last writes, never the file's consistency. `synchronous=FULL` closes that gap at the cost of an
-fsync a write.
+Write-ahead log with `synchronous=NORMAL`: each group of writes is one committed transaction, handed to the operating
+system before anybody is told of it, so a killed process loses nothing. The file is flushed to the disk at checkpoints
+only: a power cut may take the last writes, never the file's consistency. `synchronous=FULL` closes that gap at the cost
+of an fsync a group.
 Checkpoints run in a thread of their own with their own connection, so no request waits for the disk.
 """
 
@@ -15,13 +15,16 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from kaito.engine.storage.store import Record
+from kaito.engine.storage.events import Event, NotStored, Record
 
 CHECKPOINT_EVERY_S = 2.0
+
+Key = tuple[str, str, str]
+Row = tuple[str, str, str, int, bytes]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
@@ -79,33 +82,36 @@ class SqliteJournal:
     def load(self) -> tuple[int, Iterable[Record]]:
         (revision,) = self._db.execute("SELECT revision FROM counter").fetchone()
         rows = self._db.execute("SELECT collection, namespace, name, revision, value FROM objects")
-        return revision, [Record(*row) for row in rows]
+        records = [Record(*row) for row in rows]
+        return max([revision, *(record.revision for record in records)]), records
 
-    def put(self, record: Record) -> None:
-        self._write(
-            record.revision,
-            "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?)",
-            (record.collection, record.namespace, record.name, record.revision, record.value),
-        )
+    def write(self, events: Sequence[Event]) -> None:
+        # Of several changes of one object only the last one matters.
+        last = {(e.record.collection, e.record.namespace, e.record.name): e for e in events}
+        put = [(*key, e.revision, e.record.value) for key, e in last.items() if e.type != "DELETED"]
+        gone = [key for key, e in last.items() if e.type == "DELETED"]
+        try:
+            self._transact(events[-1].revision, put, gone)
+        except sqlite3.Error as error:
+            text = f"{self._path} cannot be written ({error}): make room on its disk, or its folder writable"
+            raise NotStored(text) from None
+        self._dirty.set()
 
-    def delete(self, record: Record) -> None:
-        self._write(
-            record.revision,
-            "DELETE FROM objects WHERE collection = ? AND namespace = ? AND name = ?",
-            (record.collection, record.namespace, record.name),
-        )
-
-    def _write(self, revision: int, statement: str, values: tuple[str | int | bytes, ...]) -> None:
+    def _transact(self, revision: int, put: list[Row], gone: list[Key]) -> None:
+        """One transaction. Raises sqlite3.Error when nothing of it was done."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.execute(statement, values)
-            self._db.execute("UPDATE counter SET revision = ?", (revision,))
+            if put:
+                self._db.executemany("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?)", put)
+            if gone:
+                self._db.executemany("DELETE FROM objects WHERE collection = ? AND namespace = ? AND name = ?", gone)
+                # A deletion leaves no record behind that would tell its revision.
+                self._db.execute("UPDATE counter SET revision = ?", (revision,))
             self._db.execute("COMMIT")
         except sqlite3.Error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        self._dirty.set()
 
     def _checkpoint(self) -> None:
         db = sqlite3.connect(self._path, isolation_level=None)

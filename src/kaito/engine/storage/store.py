@@ -6,52 +6,29 @@ Objects are kept in memory as encoded bytes; every write moves one revision coun
 which watches resume and from which an older list can be rebuilt. Behind it stands a `Journal`: nothing (memory) or
 SQLite (`kaito.engine.storage.journal`).
 
-Durability: a write is in the journal before `put` or `delete` returns, so before the client is answered and before any
-watcher sees it. A killed process therefore loses nothing that was acknowledged; what a power cut may take is the
-journal's business. The store does not know JSON, Kubernetes, or HTTP.
+Durability: writes are journalled in groups. `put` and `delete` change what readers in this process see at once; the
+journal gets all writes of one turn of the event loop in one transaction, then watchers see them. Whoever tells the
+outside world of a state asks `settled` first, which calls back after the commit, so nothing that anybody was told is
+lost when the process is killed. A group that cannot be journalled is taken back as a whole. What a power cut may take
+is the journal's business. The store does not know JSON, Kubernetes, or HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 
-EventType = Literal["ADDED", "MODIFIED", "DELETED"]
+from kaito.engine.storage.events import Event, EventType, Journal, NotStored, Record
+from kaito.engine.storage.fanout import FanOut, Subscription
+
+log = logging.getLogger(__name__)
 
 RING_SIZE = 20_000
 """Events kept for watches to resume from; a watch from before the oldest one gets `Compacted`."""
-
-MAX_PENDING_EVENTS = 10_000
-"""A watcher that lets this many events pile up is dropped; its client starts again from its last revision."""
-
-
-@dataclass(slots=True, eq=False)
-class Record:
-    """One stored object at one revision. `cache` is for readers who decode the value once for all."""
-
-    collection: str
-    namespace: str
-    name: str
-    revision: int
-    value: bytes
-    cache: dict[Any, Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class Event:
-    """One change. A DELETED event's record holds the last state, encoded with the revision of the deletion."""
-
-    type: EventType
-    revision: int
-    record: Record
-    previous: Record | None
-    cache: dict[Any, Any] = field(default_factory=dict)
-    """Encoded forms that watchers share."""
 
 
 class Compacted(Exception):
@@ -62,90 +39,22 @@ class Compacted(Exception):
         self.oldest = oldest
 
 
-class Journal(Protocol):
-    """Where writes go to stay."""
-
-    def load(self) -> tuple[int, Iterable[Record]]:
-        """The last revision and every record."""
-
-    def put(self, record: Record) -> None:
-        """Keep the record; returns when it would survive the end of this process."""
-
-    def delete(self, record: Record) -> None:
-        """Forget the record's key; its revision is the deletion's."""
-
-    def close(self) -> None:
-        """Release what is held."""
-
-
-class MemoryJournal:
-    """Keeps nothing: for tests and throw-away engines."""
-
-    def load(self) -> tuple[int, Iterable[Record]]:
-        return 0, ()
-
-    def put(self, record: Record) -> None:
-        pass
-
-    def delete(self, record: Record) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Subscription:
-    """A watcher's queue of events of one collection. Iterate with `next`; `None` says that it was dropped."""
-
-    def __init__(self, collection: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self.collection = collection
-        self._events: deque[Event] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._loop = loop
-        self.dropped = False
-
-    def push(self, event: Event) -> None:
-        """Queue an event, or drop the subscription when its reader has fallen too far behind."""
-        if len(self._events) >= MAX_PENDING_EVENTS:
-            self.drop()
-            return
-        self._events.append(event)
-        self._wake()
-
-    def drop(self) -> None:
-        """End the subscription: the reader gets None."""
-        self.dropped = True
-        self._events.clear()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def take(self) -> list[Event]:
-        """All events that wait, without waiting."""
-        events = list(self._events)
-        self._events.clear()
-        return events
-
-    async def wait(self, timeout_s: float) -> list[Event] | None:
-        """The next events, an empty list after `timeout_s`, None once dropped."""
-        if not self._events and not self.dropped:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await asyncio.wait_for(self._waiter, timeout_s)
-            except TimeoutError:
-                return []
-            finally:
-                self._waiter = None
-        return None if self.dropped else self.take()
+Settled = Callable[[NotStored | None], None]
+"""Told that what was read or written so far is journalled, or that it was undone."""
 
 
 class Store:
     """All objects, by collection (`group/plural`), namespace and name."""
 
-    def __init__(self, journal: Journal, *, ring_size: int = RING_SIZE) -> None:
+    def __init__(
+        self, journal: Journal, *, ring_size: int = RING_SIZE, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        """With a loop, all writes of one of its turns are journalled together; without, each is for itself."""
         self._journal = journal
+        self._loop = loop
+        self._fan_out = FanOut(loop)
+        self._pending: list[Event] = []
+        self._waiting: list[Settled] = []
         self._ring: deque[Event] = deque(maxlen=ring_size)
         self._collections: dict[str, dict[str, dict[str, Record]]] = {}
         self._subscriptions: dict[str, set[Subscription]] = {}
@@ -182,7 +91,8 @@ class Store:
         return sorted(self._collections)
 
     def scan_at(self, collection: str, namespace: str | None, revision: int) -> list[Record]:
-        """The collection as it was at a revision. Raises Compacted when that is too long ago."""
+        """The collection as it was at a revision. Raises Compacted when that is too long ago, and NotStored."""
+        self.commit()  # the ring has to be as new as the records
         self._check_remembered(revision)
         state = {(r.namespace, r.name): r for r in self.scan(collection, namespace)}
         for event in reversed(self._ring):
@@ -199,40 +109,110 @@ class Store:
         return [state[key] for key in sorted(state)]
 
     def put(self, collection: str, namespace: str, name: str, *, encode: Callable[[int], bytes]) -> Record:
-        """Store an object; `encode` gets the revision that the write will have. Returns what is stored."""
+        """Store an object; `encode` gets the revision that the write will have. Returns what is stored.
+
+        Raises NotStored where writes are not grouped.
+        """
         revision = self.revision + 1
         record = Record(collection, namespace, name, revision, encode(revision))
-        self._journal.put(record)
-        self.revision = revision
         previous = self.get(collection, namespace, name)
-        self._namespace(collection, namespace)[name] = record
-        self._publish(Event("MODIFIED" if previous else "ADDED", revision, record, previous))
+        self._change(Event("MODIFIED" if previous else "ADDED", revision, record, previous))
         return record
 
     def delete(self, collection: str, namespace: str, name: str, *, encode: Callable[[int], bytes]) -> Record:
-        """Remove an object; `encode` gives its last state. Raises KeyError when there is none."""
+        """Remove an object; `encode` gives its last state. Raises KeyError when there is none, NotStored as `put`."""
         previous = self._collections[collection][namespace][name]
         revision = self.revision + 1
         record = Record(collection, namespace, name, revision, encode(revision))
-        self._journal.delete(record)
-        self.revision = revision
-        del self._collections[collection][namespace][name]
-        self._publish(Event("DELETED", revision, record, previous))
+        self._change(Event("DELETED", revision, record, previous))
         return record
 
-    def _publish(self, event: Event) -> None:
-        if self._ring.maxlen is not None and len(self._ring) == self._ring.maxlen:
-            self.compacted = self._ring[0].revision
-        self._ring.append(event)
+    def _change(self, event: Event) -> None:
+        """Make the change visible in this process, and have it journalled."""
+        self._pending.append(event)
+        self._show(event.record, gone=event.type == "DELETED")
+        self.revision = event.revision
         for listener in self._listeners:
             listener(event)
-        for subscription in list(self._subscriptions.get(event.record.collection, ())):
-            subscription.push(event)
-            if subscription.dropped:
-                self.unsubscribe(subscription)
+        if self._loop is None:
+            self.commit()
+        elif len(self._pending) == 1:
+            # One turn more than is needed to answer: requests that have come meanwhile share the transaction.
+            self._loop.call_soon(self._loop.call_soon, self._commit_quietly)
+
+    def _show(self, record: Record, *, gone: bool) -> None:
+        records = self._namespace(record.collection, record.namespace)
+        if gone:
+            del records[record.name]
+        else:
+            records[record.name] = record
+
+    # Committing
+
+    def settled(self, callback: Settled) -> None:
+        """Call back when all that was written so far is journalled, or undone: at once when there is nothing to do."""
+        if self._pending:
+            self._waiting.append(callback)
+        else:
+            callback(None)
+
+    def commit(self) -> None:
+        """Journal what waits, and tell watchers. Raises NotStored after undoing it."""
+        if not self._pending:
+            return
+        events, self._pending = self._pending, []
+        failure = None
+        try:
+            self._journal.write(events)
+        except NotStored as error:
+            failure = error
+            self._undo(events)
+        else:
+            self._publish(events)
+        waiting, self._waiting = self._waiting, []
+        for callback in waiting:
+            callback(failure)
+        if failure is not None:
+            raise failure
+
+    def _commit_quietly(self) -> None:
+        try:
+            self.commit()
+        except NotStored as error:
+            log.error("writes were not stored: %s", error)  # those who wait for them have been told
+
+    def _undo(self, events: list[Event]) -> None:
+        """Take changes back that were never told to a watcher; their revisions are given out again."""
+        for event in reversed(events):
+            record, previous = event.record, event.previous
+            self._show(previous or record, gone=previous is None)
+            self.revision = event.revision - 1
+            back: EventType = "DELETED" if previous is None else "ADDED" if event.type == "DELETED" else "MODIFIED"
+            for listener in self._listeners:
+                listener(Event(back, self.revision, previous or record, record))
+
+    def _publish(self, events: list[Event]) -> None:
+        ring = self._ring
+        surplus = len(ring) + len(events) - (ring.maxlen or 0)
+        if surplus > 0:
+            self.compacted = next(islice(chain(ring, events), surplus - 1, None)).revision
+        ring.extend(events)
+        by_collection: dict[str, list[Event]] = {}
+        for event in events:
+            by_collection.setdefault(event.record.collection, []).append(event)
+        for collection, changes in by_collection.items():
+            for subscription in list(self._subscriptions.get(collection, ())):
+                if subscription.push(changes):
+                    self._fan_out.add(subscription)
+                else:
+                    self.unsubscribe(subscription)
+        self._fan_out.start()
 
     def listen(self, listener: Callable[[Event], None]) -> None:
-        """Call the function with every change, at once and in order, before the writer is answered."""
+        """Call the function with every change, at once and in order, before the writer is answered.
+
+        A change that is undone because it could not be journalled is followed by the opposite one.
+        """
         self._listeners.append(listener)
 
     def _check_remembered(self, revision: int) -> None:
@@ -240,7 +220,8 @@ class Store:
             raise Compacted(self.compacted)
 
     def subscribe(self, collection: str, since: int | None = None) -> tuple[Subscription, list[Event]]:
-        """A subscription to what comes, and the events after `since` that have been. Raises Compacted."""
+        """A subscription to what comes, and the events after `since` that have been. Raises Compacted, NotStored."""
+        self.commit()  # or the subscriber would be told of what it can see already
         missed: list[Event] = []
         if since is not None:
             self._check_remembered(since)
@@ -266,6 +247,7 @@ class Store:
             self.drop_watchers(collection)
 
     def close(self) -> None:
-        """End all watches and release the journal."""
+        """Journal what waits, end all watches and release the journal."""
+        self._commit_quietly()
         self.end_watches()
         self._journal.close()

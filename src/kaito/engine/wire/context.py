@@ -31,6 +31,10 @@ class WriteContext:
     """Grows while the write is worked on; ends in the answer's Warning headers."""
     options: Manifest = field(default_factory=dict)
     """The request's options object, which admission webhooks are shown."""
+    is_mutated: bool = False
+    """Whether a webhook has changed the object."""
+    written: bytes | None = None
+    """What the write has stored, as its answer shows it; None when it has stored nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from kaito.engine.wire.codec import ACCEPTED
@@ -29,6 +30,7 @@ class Form:
         return f"{self.as_}/{self.version}"
 
 
+@lru_cache(maxsize=64)
 def negotiate(accept: str, *, for_object: bool = True) -> Form:
     """The first form in the Accept header that this server has. Raises StatusError 406.
 

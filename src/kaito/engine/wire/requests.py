@@ -7,8 +7,9 @@ Pure parsing; who handles it is `kaito.engine.http.server`'s business.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -87,6 +88,8 @@ class Response:
     content_type: str = "application/json"
     headers: list[tuple[str, str]] = field(default_factory=list)
     chunks: AsyncIterator[bytes] | None = None
+    release: Callable[[], None] | None = None
+    """To be called when the chunks are not wanted any more, also when none was ever asked for."""
 
 
 def json_response(body: object, status: int = 200, content_type: str = "application/json") -> Response:
@@ -99,8 +102,7 @@ def text_response(text: str, status: int = 200) -> Response:
     return Response(status, text.encode(), "text/plain; charset=utf-8")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What a resource path names. `watch` is the old `/watch/` prefix."""
 
     group: str
@@ -136,8 +138,7 @@ def parse_target(path: str) -> Target | None:
     return Target(group, version, namespace, parts[0], name, subresource, "/".join(parts[3:]), watch)
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """What authorization is asked about: a resource request or a plain path."""
 
     verb: str

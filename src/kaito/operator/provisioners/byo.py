@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kaito.api.names import REASON_NODES_MISSING
 from kaito.kube.manifest import Manifest
+from kaito.operator.faults.table import named
 from kaito.operator.provisioners.survey import (
     Provisioner,
+    fault_of_nodes,
     is_ready,
     matches,
     names_of,
@@ -40,12 +43,12 @@ def judge(wish: Wish, nodes: Sequence[Manifest], target: int) -> Verdict:
     if waiting:
         return nodes_missing(
             f"{missing} more ready {noun} with {labels} needed ({len(ready)} of {target} ready); "
-            f"not ready: {', '.join(waiting[:3])}."
+            f"not ready: {', '.join(waiting[:3])}.",
+            fault_of_nodes(nodes),
         )
-    return nodes_missing(
-        f"{missing} more ready {noun} with {labels} needed ({len(ready)} of {target} ready). "
-        f"Add nodes, or label existing ones with kubectl label node."
-    )
+    said = f"{missing} more ready {noun} with {labels} needed ({len(ready)} of {target} ready)"
+    cause = named(REASON_NODES_MISSING, said)
+    return nodes_missing(cause.message, cause)
 
 
 def requirements(wish: Wish) -> list[Manifest]:

@@ -20,6 +20,7 @@ from kaito.catalog.gpus import instance_type
 from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, key_of, labels_of
 from kaito.kube.plan import Delete, Event, Patch
 from kaito.kube.resource import NODES, Resource, resource_of
+from kaito.operator.faults.table import found, named
 from kaito.operator.provisioners import trouble
 from kaito.operator.provisioners.ledger import Ledger
 from kaito.operator.provisioners.supply import Demand, Stock, Supply
@@ -97,7 +98,9 @@ def _no_provisioner(shapes: Sequence[Shape]) -> Supply:
         f"Nodes cannot be ordered: this cluster has no {kind.plural}.{kind.group}. Install Karpenter or the "
         "gpu-provisioner, or start the operator with --provisioner byo and label nodes."
     )
-    return Supply(Verdict(False, names.REASON_NO_NODE_PROVISIONER, message, True), requeue_after_s=LOOK_AGAIN_S)
+    cause = named(names.REASON_NO_NODE_PROVISIONER, message)
+    verdict = Verdict(False, names.REASON_NO_NODE_PROVISIONER, message, is_failure=True, diagnosis=cause)
+    return Supply(verdict, requeue_after_s=LOOK_AGAIN_S)
 
 
 def _standing(demand: Demand, stock: Stock, now: datetime, shapes: Sequence[Shape]) -> Standing:
@@ -256,10 +259,17 @@ def _verdict(standing: Standing, shape: Shape, wish: Wish, now: datetime) -> Ver
         said = f"{len(ready)} of {need} {kind}s are ready: {names_of(ready)}." if ready else f"No {kind} is needed."
         return Verdict(True, names.REASON_NODE_CLAIMS_READY, said)
     waiting = [claim for claim in standing.live if not trouble.is_order_ready(claim)]
+    lost = next((claim["metadata"]["name"] for claim in waiting if claim["metadata"]["name"] in standing.broken), None)
+    if lost is not None:
+        cause = found("order", f"{kind} {lost} {standing.broken[lost]}", type=wish.instance_type)
+        return Verdict(False, cause.condition, cause.message, diagnosis=cause)
     said, name = trouble.words(waiting)
     if said:
         return trouble.verdict(f"{kind} {name} is not ready", said, wish.instance_type)
-    return Verdict(False, names.REASON_NODE_CLAIM_NOT_READY, _waiting_for(standing, kind, wish, now))
+    waits = _waiting_for(standing, kind, wish, now)
+    paced = found("order", waits)
+    is_paced = paced.reason == names.REASON_ORDER_PACED
+    return Verdict(False, names.REASON_NODE_CLAIM_NOT_READY, waits, diagnosis=paced if is_paced else None)
 
 
 def _waiting_for(standing: Standing, kind: str, wish: Wish, now: datetime) -> str:

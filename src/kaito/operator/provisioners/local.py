@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from kaito.kube.manifest import Manifest
 from kaito.operator.provisioners.survey import (
     Provisioner,
+    fault_of_nodes,
     is_ready,
     names_of,
     nodes_missing,
@@ -33,7 +34,7 @@ def judge(wish: Wish, nodes: Sequence[Manifest], target: int) -> Verdict:
         return nodes_missing("Waiting for this machine to register as a node; see the engine's log if it does not.")
     if not ready:
         who = ", ".join(why_not_ready(node) for node in nodes[:3])
-        return nodes_missing(f"Waiting for this machine's node to become ready: {who}.")
+        return nodes_missing(f"Waiting for this machine's node to become ready: {who}.", fault_of_nodes(nodes))
     return nodes_ready(f"Served by {names_of(ready, 3)}.{_not_restricting(wish)}")
 
 

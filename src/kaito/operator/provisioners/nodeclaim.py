@@ -17,12 +17,14 @@ from kaito.api import names
 from kaito.catalog.gpus import instance_type
 from kaito.kube.manifest import Manifest, annotations_of, has_labels, labels_of
 from kaito.kube.resource import Resource
+from kaito.operator.faults.table import named
 from kaito.operator.pods import GPU_RESOURCE
 from kaito.operator.provisioners import byo, claims
 from kaito.operator.provisioners.claims import Shape
 from kaito.operator.provisioners.supply import Demand, Stock, Supply
 from kaito.operator.provisioners.survey import (
     Provisioner,
+    fault_of_nodes,
     is_ready,
     names_of,
     nodes_missing,
@@ -211,15 +213,14 @@ def judge(wish: Wish, nodes: Sequence[Manifest], target: int) -> Verdict:
     if len(usable) >= target:
         return nodes_ready(f"{count}: {names_of(usable)}.")
     if blind:
-        return Verdict(
-            False,
-            names.REASON_NO_GPU_PLUGIN,
-            f"Node {names_of(blind)} is ready but shows no {GPU_RESOURCE} ({count}): NVIDIA's device plugin is "
-            "starting, or has to be installed.",
-        )
+        said = f"Node {names_of(blind)} is ready but shows no {GPU_RESOURCE} ({count})"
+        message = f"{said}: NVIDIA's device plugin is starting, or has to be installed."
+        cause = named(names.REASON_NO_GPU_PLUGIN, said)
+        return Verdict(False, names.REASON_NO_GPU_PLUGIN, message, diagnosis=cause)
     waiting = ", ".join(why_not_ready(node) for node in typed[:3] if not is_ready(node))
     return nodes_missing(
-        f"Waiting for {wish.instance_type} nodes ({count}{f'; not ready: {waiting}' if waiting else ''})."
+        f"Waiting for {wish.instance_type} nodes ({count}{f'; not ready: {waiting}' if waiting else ''}).",
+        fault_of_nodes(typed, is_starting=True),
     )
 
 

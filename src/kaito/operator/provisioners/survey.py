@@ -15,6 +15,8 @@ from datetime import datetime
 from kaito.api.names import REASON_NODE_NOT_READY, REASON_NODES_READY
 from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, is_true, labels_of
 from kaito.kube.resource import Resource
+from kaito.operator.faults.fault import Diagnosis
+from kaito.operator.faults.table import found
 from kaito.operator.provisioners.supply import Demand, Stock, Supply
 from kaito.operator.provisioners.wish import Verdict, Wish
 
@@ -80,9 +82,30 @@ def nodes_ready(message: str) -> Verdict:
     return Verdict(True, REASON_NODES_READY, message)
 
 
-def nodes_missing(message: str) -> Verdict:
-    """They do not (yet)."""
-    return Verdict(False, REASON_NODE_NOT_READY, message)
+def nodes_missing(message: str, diagnosis: Diagnosis | None = None) -> Verdict:
+    """They do not (yet), for a fault if there is one."""
+    return Verdict(False, REASON_NODE_NOT_READY, message, diagnosis=diagnosis)
+
+
+def fault_of_nodes(nodes: Sequence[Manifest], *, is_starting: bool = False) -> Diagnosis | None:
+    """What is wrong with the first node that is not ready; of nodes that may just be starting only a known cause."""
+    for node in nodes:
+        if is_ready(node):
+            continue
+        ready = condition_of(node, "Ready") or {}
+        taints = [str(taint.get("key")) for taint in (node.get("spec") or {}).get("taints") or []]
+        said = str(ready.get("message") or why_not_ready(node))
+        judged = " ".join((said, str(ready.get("reason")), why_not_ready(node), *taints, *_announced(node)))
+        cause = found("node", judged, seen=said, lead=f"Node {node['metadata']['name']}: ")
+        if not is_starting or cause.reason != REASON_NODE_NOT_READY:
+            return cause
+    return None
+
+
+def _announced(node: Manifest) -> list[str]:
+    """The conditions by which clouds announce that they take a machine back."""
+    conditions = (node.get("status") or {}).get("conditions") or []
+    return [c["type"] for c in conditions if c.get("status") == "True" and "Preempt" in str(c.get("type"))]
 
 
 def names_of(nodes: Sequence[Manifest], limit: int = 5) -> str:

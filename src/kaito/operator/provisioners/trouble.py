@@ -7,11 +7,13 @@ Reads the lifecycle conditions that Karpenter's NodeClaims and the older Machine
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 
 from kaito.api import names
 from kaito.kube.manifest import Manifest, condition_of, is_true, parse_time
+from kaito.operator.faults.table import found
 from kaito.operator.provisioners.wish import Verdict
 
 LIFECYCLE = ("Launched", "Registered", "Initialized")
@@ -19,21 +21,8 @@ LIFECYCLE = ("Launched", "Registered", "Initialized")
 UNSPECIFIC = frozenset({"AwaitingReconciliation"})
 MOST_TEXT = 130
 """Of the provisioner's words, so that the next step fits into a condition too."""
-NEXT_STEPS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("quota",), names.REASON_NODE_QUOTA, "Raise the quota of {type}, or use another instanceType."),
-    (
-        ("unauthorized", "authorizationfailed", "forbidden", "accessdenied", "not authorized", "not have permission"),
-        names.REASON_NODE_UNAUTHORIZED,
-        "Give the node provisioner's identity the right to make machines.",
-    ),
-    (
-        ("insufficientcapacity", "insufficient capacity", "skunotavailable", "sku not available", "out of capacity",
-         "allocationfailed", "zonalallocationfailed", "overconstrained"),
-        names.REASON_NODE_CAPACITY,
-        "{type} is not to be had there now: use another instanceType or zone, or wait.",
-    ),
-)  # fmt: skip
-"""Words in a provider's error, what they stand for, and what helps."""
+_ERROR = re.compile(r"fail|error|denied|wrong|cannot|invalid|unable", re.IGNORECASE)
+"""What makes words that are not known those of a failure; the others are said while a machine starts."""
 
 
 def is_order_ready(order: Manifest) -> bool:
@@ -100,11 +89,12 @@ def words(orders: Iterable[Manifest]) -> tuple[str, str]:
 
 def verdict(text: str, said: str, instance_type: str) -> Verdict:
     """The verdict on an order that does not come: what is the matter in our words, then in the provisioner's."""
-    plain = said.lower()
-    for marks, reason, step in NEXT_STEPS:
-        if any(mark in plain for mark in marks):
-            return Verdict(False, reason, f"{text}: {cut(said)}. {step.format(type=instance_type)}", is_failure=True)
-    return Verdict(False, names.REASON_NODE_CLAIM_NOT_READY, f"{text}: {cut(said)}." if said else f"{text}.")
+    cause = found("order", said, seen=cut(said), lead=f"{text}: ", type=instance_type)
+    if cause.reason != names.REASON_ORDER_FAILED:
+        return Verdict(False, cause.condition, cause.message, is_failure=True, diagnosis=cause)
+    message = f"{text}: {cut(said)}." if said else f"{text}."
+    is_error = _ERROR.search(said) is not None
+    return Verdict(False, names.REASON_NODE_CLAIM_NOT_READY, message, diagnosis=cause if is_error else None)
 
 
 def cut(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kaito.kube.manifest import Key
+from kaito.operator.faults.fault import Diagnosis
 
 CAPACITY_TYPE_LABEL = "karpenter.sh/capacity-type"
 AZURE_SPOT_LABEL = "kubernetes.azure.com/scalesetpriority"
@@ -78,3 +79,5 @@ class Verdict:
     message: str
     is_failure: bool = False
     """It does not come right by waiting: somebody has to do something."""
+    diagnosis: Diagnosis | None = None
+    """The fault behind it, where there is one."""

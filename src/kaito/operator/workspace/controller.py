@@ -19,19 +19,24 @@ from kaito.kube.resource import (
     CONFIG_MAPS,
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
+    EVENTS,
     NODES,
+    PERSISTENT_VOLUME_CLAIMS,
     PODS,
     SERVICES,
     STATEFUL_SETS,
 )
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.settings import Settings
+from kaito.operator.workspace.containers import claim_names
 from kaito.operator.workspace.observe import Lookup, Observed, Orphans, headless_name, observe, serve_config_name
 from kaito.operator.workspace.ordering import orphans_returned
 from kaito.operator.workspace.plan import plan
 
 NAME = "kaito-workspace"
 """Field manager, event source and log name."""
+WARNINGS = "type=Warning,involvedObject.kind!=Workspace"
+"""The events that are watched: what others say of our pods and orders, and not what we say ourselves."""
 
 
 class Interest:
@@ -41,11 +46,15 @@ class Interest:
         self._provisioner = provisioner
         self._config_maps: dict[Key, Key] = {}
         self._finding: dict[Key, None] = {}
+        self._subjects: dict[tuple[str, Key], Key] = {}
+        self._looked_at: dict[Key, tuple[tuple[str, Key], ...]] = {}
 
     def note(self, key: Key, observed: Observed | Orphans | None) -> None:
         """Remember what this Workspace looks at, or forget it when it is gone."""
         self._config_maps.pop(key, None)
         self._finding.pop(key, None)
+        for subject in self._looked_at.pop(key, ()):
+            self._subjects.pop(subject, None)
         if not isinstance(observed, Observed):
             return
         resource = observed.workspace.resource if observed.workspace else None
@@ -54,6 +63,25 @@ class Interest:
         inference = observed.workspace.inference if observed.workspace else None
         if inference is not None and inference.config:
             self._config_maps[key] = Key(key.namespace, inference.config)
+        self._look_at(key, observed)
+
+    def _look_at(self, key: Key, observed: Observed) -> None:
+        claims = {Key(key.namespace, name) for pod in observed.pods for name in claim_names(pod)}
+        subjects = [
+            (STATEFUL_SETS.kind, key),
+            *(("Pod", key_of(pod)) for pod in observed.pods),
+            *((PERSISTENT_VOLUME_CLAIMS.kind, claim) for claim in claims),
+            *((order["kind"], key_of(order)) for order in observed.orders),
+        ]
+        self._looked_at[key] = tuple(subjects)
+        self._subjects |= dict.fromkeys(subjects, key)
+
+    def of_event(self, event: Manifest) -> Iterable[Key]:
+        """The Workspace that looks at what the event is about."""
+        about = event.get("involvedObject") or {}
+        subject = (about.get("kind") or "", Key(about.get("namespace") or "", about.get("name") or ""))
+        owner = self._subjects.get(subject)
+        return () if owner is None else (owner,)
 
     def of_node(self, node: Manifest) -> Iterable[Key]:
         """Every Workspace that takes nodes as it finds them: any may become one of its nodes or cease to be.
@@ -106,6 +134,7 @@ def workspace_controller(
             Watch(CONFIG_MAPS, config_map_keys),
             Watch(PODS, _pod_keys, label_selector=WORKSPACE_LABEL),
             Watch(NODES, interest.of_node),
+            Watch(EVENTS, interest.of_event, field_selector=WARNINGS),
             *(Watch(kind, order_keys, optional=True) for kind in provisioner.kinds),
         ),
         workers=settings.workers,

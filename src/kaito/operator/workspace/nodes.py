@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kaito.api.contracts import Parallelism
+from kaito.api.names import REASON_GPU_TOO_SMALL
 from kaito.api.workspace import Workspace
 from kaito.catalog.gpus import Gpus, gpu_product, instance_type
 from kaito.catalog.models import ModelFacts
 from kaito.catalog.sizing import DEFAULT_CONTEXT, DoesNotFit, estimate_nodes, parallelism
 from kaito.kube.manifest import Manifest, labels_of
+from kaito.operator.faults.table import named
 from kaito.operator.pods import GPU_RESOURCE, spot_toleration
 from kaito.operator.provisioners.survey import (
     Provisioner,
@@ -105,7 +107,8 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
         target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
         verdict = provisioner.judge(wish, ours, target)
     except DoesNotFit as error:
-        target, hardware, verdict, fits = max(count, 1), offered, nodes_missing(f"{error}."), False
+        cause = named(REASON_GPU_TOO_SMALL, f"{error}")
+        target, hardware, verdict, fits = max(count, 1), offered, nodes_missing(f"{error}.", cause), False
     return Placement(
         verdict=verdict,
         target=target,

@@ -20,7 +20,9 @@ from kaito.kube.resource import (
     CONFIG_MAPS,
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
+    EVENTS,
     NODES,
+    PERSISTENT_VOLUME_CLAIMS,
     PODS,
     SERVICES,
     STATEFUL_SETS,
@@ -28,6 +30,7 @@ from kaito.kube.resource import (
 )
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.provisioners.trouble import node_of
+from kaito.operator.workspace.containers import claim_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Observed:
     """What its nodes were ordered with."""
     served: frozenset[Resource] = frozenset()
     """The kinds that nodes can be ordered with here."""
+    warnings: tuple[Manifest, ...] = ()
+    """The Warning events about the StatefulSet, the pods, their volume claims and the orders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ def observe(reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner) 
     except InvalidObject as error:
         workspace, unreadable = None, str(error)
     preset = workspace.preset if workspace else None
+    pods = tuple(reader.list(PODS, key.namespace, labels={WORKSPACE_LABEL: key.name}))
     services = (_read(reader, SERVICES, key, name) for name in (key.name, headless_name(key.name)))
     return Observed(
         manifest=manifest,
@@ -109,12 +115,23 @@ def observe(reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner) 
         deployment=_read(reader, DEPLOYMENTS, key, key.name),
         services=tuple(service for service in services if service is not None),
         serve_config=_read(reader, CONFIG_MAPS, key, serve_config_name(key.name)),
-        pods=tuple(reader.list(PODS, key.namespace, labels={WORKSPACE_LABEL: key.name})),
+        pods=pods,
         nodes=tuple(_nodes(reader, key, workspace, orders, provisioner)),
         user_config=_user_config(reader, key, workspace),
         orders=orders,
         served=frozenset(kind for kind in provisioner.kinds if reader.serves(kind)),
+        warnings=tuple(_warnings(reader, key, pods, orders)),
     )
+
+
+def _warnings(reader: Reader, key: Key, pods: Iterable[Manifest], orders: Iterable[Manifest]) -> Iterable[Manifest]:
+    subjects = {(STATEFUL_SETS.kind, key): None}
+    for pod in pods:
+        subjects["Pod", key_of(pod)] = None
+        subjects |= {(PERSISTENT_VOLUME_CLAIMS.kind, Key(key.namespace, name)): None for name in claim_names(pod)}
+    subjects |= {(order["kind"], key_of(order)): None for order in orders}
+    for kind, subject in subjects:
+        yield from reader.about(EVENTS, kind, subject)
 
 
 def _nodes(

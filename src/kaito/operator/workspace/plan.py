@@ -19,12 +19,15 @@ from kaito.kube.manifest import (
     Manifest,
     condition_of,
     controller_of,
+    has_labels,
     is_deleting,
     key_of,
     labels_of,
 )
 from kaito.kube.plan import Create, Delete, Event, Patch, Plan
 from kaito.kube.resource import DEPLOYMENTS
+from kaito.operator.faults.fault import Diagnosis
+from kaito.operator.faults.table import found, named
 from kaito.operator.provisioners.supply import Supply
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.provisioners.trouble import cut
@@ -33,6 +36,7 @@ from kaito.operator.settings import Settings
 from kaito.operator.workspace import failures, ordering, serving
 from kaito.operator.workspace.nodes import Placement, place
 from kaito.operator.workspace.observe import Observed
+from kaito.operator.workspace.progress import progress_of
 from kaito.operator.workspace.revision import Revision, current_revision, missing_annotations
 from kaito.operator.workspace.services import headless_service, main_service
 from kaito.operator.workspace.status import Report, deleting_status, events, status
@@ -76,8 +80,9 @@ def _refusal(workspace: Manifest, work: Work, now: datetime) -> Callable[[Manife
 
     def refused(manifest: Manifest, said: str) -> Plan:
         what = f"{manifest['kind']} {manifest['metadata']['name']}"
-        message = f"The API server refuses {what}: {cut(said)}. It is tried again; correct what it names."
-        verdict = Verdict(False, names.REASON_REFUSED, message, is_failure=True)
+        cause = found("api", said, seen=cut(said), lead=f"The API server refuses {what}: ")
+        message = cause.message
+        verdict = Verdict(False, cause.condition, message, is_failure=True, diagnosis=cause)
         report = replace(work.report, workload=verdict, is_failure=True)
         if not ordering.is_order(manifest, work.supply):
             fresh = status(workspace, report, now)
@@ -180,11 +185,18 @@ def _manifests(rendering: serving.Rendering, settings: Settings) -> Iterable[Man
 def _stopped(observed: Observed, problem: Problem) -> Report:
     workspace = observed.workspace
     return Report(
-        workload=Verdict(False, problem.reason, problem.message),
+        workload=Verdict(False, problem.reason, problem.message, diagnosis=_known(problem)),
         is_failure=problem.reason != names.REASON_INFERENCE_PENDING,
         is_tuning=workspace is not None and workspace.inference is None and workspace.tuning is not None,
         worker_nodes=_hosts(observed),
     )
+
+
+def _known(problem: Problem) -> Diagnosis | None:
+    """The fault that a problem is; waiting for something is none."""
+    if problem.reason == names.REASON_INFERENCE_PENDING:
+        return None
+    return named(problem.reason, problem.message)
 
 
 def _placed(
@@ -207,31 +219,51 @@ def _placed(
 
 def _config_problem(observed: Observed, problem: Problem) -> Verdict:
     served = " The server that runs keeps its earlier settings." if observed.stateful_set else ""
-    return Verdict(False, problem.reason, problem.message + served)
+    return Verdict(False, problem.reason, problem.message + served, diagnosis=_known(problem))
 
 
 def _over_several_nodes(asked: Wanted, placement: Placement) -> Verdict | None:
     """Why a model that fits no single node is not started: its pods could not work together yet."""
     if asked.model is None or not placement.is_sized or placement.target < 2:
         return None
-    return Verdict(
-        False,
-        names.REASON_NOT_SUPPORTED_HERE,
+    message = (
         f"{asked.model.id} needs {placement.target} of these nodes, and this operator cannot spread a model over "
-        "several nodes yet. Use nodes with more GPU memory.",
+        "several nodes yet. Use nodes with more GPU memory."
     )
+    cause = named(names.REASON_NOT_SUPPORTED_HERE, message)
+    return Verdict(False, names.REASON_NOT_SUPPORTED_HERE, message, diagnosis=cause)
 
 
 def _serving_verdict(observed: Observed, asked: Wanted, placement: Placement) -> tuple[Verdict, bool]:
     """Whether the model is served; and if not, whether that is a failure."""
     name = observed.manifest["metadata"]["name"]
     if _is_up(observed.stateful_set, placement.target):
+        unreachable = _without_endpoints(observed)
+        if unreachable is not None:
+            return Verdict(False, unreachable.condition, unreachable.message, diagnosis=unreachable), False
         what = asked.model.id if asked.model else "The template's pods"
         verb = "is" if asked.model else "are"
         return Verdict(True, names.REASON_INFERENCE_READY, f"{what} {verb} served through Service {name}."), False
     pods = _pods(observed)
-    cause = failures.cause_of(pods) or failures.progress_of(pods, placement.target)
-    return Verdict(False, cause.reason, cause.message), cause.is_failure
+    cause = failures.cause_of(pods, observed.warnings)
+    living = [pod for pod in pods if not is_deleting(pod)]
+    if cause is None and observed.stateful_set is not None and len(living) < placement.target:
+        cause = failures.refusal_of(observed.stateful_set, observed.warnings)
+    if cause is None:
+        return Verdict(False, names.REASON_INFERENCE_PENDING, progress_of(pods, placement.target)), False
+    is_failure = cause.condition != names.REASON_INFERENCE_PENDING
+    return Verdict(False, cause.condition, cause.message, diagnosis=cause), is_failure
+
+
+def _without_endpoints(observed: Observed) -> Diagnosis | None:
+    """Whether the Service selects none of the pods although they are ready."""
+    name = observed.manifest["metadata"]["name"]
+    service = next((service for service in observed.services if service["metadata"]["name"] == name), None)
+    selector = ((service or {}).get("spec") or {}).get("selector")
+    if not selector or any(has_labels(pod, selector) for pod in _pods(observed)):
+        return None
+    labels = ", ".join(f"{key}={value}" for key, value in sorted(selector.items()))
+    return found("service", f"The pods are ready, and Service {name} selects none of them: none has {labels}")
 
 
 def _is_up(stateful_set: Manifest | None, target: int) -> bool:
@@ -263,13 +295,13 @@ def _taken(observed: Observed) -> Problem | None:
     workspace = observed.manifest
     meta = workspace["metadata"]
     candidates = (observed.stateful_set, observed.serve_config, *observed.services)
-    for found in (candidate for candidate in candidates if candidate is not None):
-        owner = controller_of(found)
-        if owner is None and labels_of(found).get(names.WORKSPACE_LABEL) == meta["name"]:
+    for held in (candidate for candidate in candidates if candidate is not None):
+        owner = controller_of(held)
+        if owner is None and labels_of(held).get(names.WORKSPACE_LABEL) == meta["name"]:
             continue
         if owner is not None and owner["uid"] == meta["uid"]:
             continue
-        what = f"{found['kind']} {found['metadata']['name']}"
+        what = f"{held['kind']} {held['metadata']['name']}"
         if owner is not None and (owner["kind"], owner["name"]) == (WORKSPACES.kind, meta["name"]):
             message = f"Waiting until {what} of an earlier Workspace of this name is removed."
             return Problem(names.REASON_INFERENCE_PENDING, message)

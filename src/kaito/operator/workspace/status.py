@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kaito.api import names
-from kaito.kube.manifest import Manifest, condition_of, merged_conditions
+from kaito.kube.manifest import Manifest, condition_of, merged_conditions, rfc3339
 from kaito.kube.plan import Event
+from kaito.operator.faults.fault import Diagnosis, sentences, short
 from kaito.operator.provisioners.wish import Verdict
 
-MAX_MESSAGE_BYTES = 256
-"""As KAITO cuts failure messages."""
+MAX_EVIDENCE_BYTES = 1024
+"""Of status.failure.evidence, which has more room than a condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,28 @@ def status(workspace: Manifest, report: Report, now: datetime) -> Manifest:
         fresh["targetNodeCount"] = report.target
     if old.get("performance"):
         fresh["performance"] = old["performance"]
+    cause = _cause(report)
+    if cause is not None:
+        fresh["failure"] = _failure(old.get("failure") or {}, cause, now)
     return fresh
+
+
+def _cause(report: Report) -> Diagnosis | None:
+    """The fault that the whole comes from: what stands lowest first."""
+    for verdict in (report.claims, report.nodes, report.workload):
+        if verdict is not None and not verdict.ok and verdict.diagnosis is not None:
+            return verdict.diagnosis
+    return None
+
+
+def _failure(before: Manifest, cause: Diagnosis, now: datetime) -> Manifest:
+    since = before.get("since") if before.get("reason") == cause.reason else None
+    return {
+        "reason": cause.reason,
+        "evidence": short(sentences(f"{cause.lead}{cause.evidence}"), MAX_EVIDENCE_BYTES),
+        "nextStep": cause.step,
+        "since": since or rfc3339(now),
+    }
 
 
 def deleting_status(workspace: Manifest, now: datetime, waits_for: str = "") -> Manifest:
@@ -107,14 +129,6 @@ def _state(before: str, report: Report) -> str:
     return "NotReady" if before in ("Ready", "NotReady") else "Pending"
 
 
-def short(message: str, most: int = MAX_MESSAGE_BYTES) -> str:
-    """The message cut to what a condition holds, between two characters, with an ellipsis where it was cut."""
-    encoded = message.encode()
-    if len(encoded) <= most:
-        return message
-    return encoded[:most].decode(errors="ignore").rstrip() + "…"
-
-
 def events(workspace: Manifest, fresh: Manifest) -> tuple[Event, ...]:
     """What changed between the status there is and the fresh one and is worth an event: nodes, serving, failures."""
     after = {"status": fresh}
@@ -124,7 +138,12 @@ def events(workspace: Manifest, fresh: Manifest) -> tuple[Event, ...]:
     if _turned(workspace, after, names.INFERENCE_READY):
         found.append(_event(workspace, names.EVENT_SERVING, after, names.INFERENCE_READY))
     whole = condition_of(after, names.WORKSPACE_READY)
-    if whole is not None and whole["reason"] == names.REASON_FAILED:
+    failure, known = fresh.get("failure") or {}, (workspace.get("status") or {}).get("failure") or {}
+    if failure and whole is not None:
+        if failure["reason"] != known.get("reason"):
+            said = f"{failure['evidence']} {failure['nextStep']}".strip()
+            found.append(Event(workspace, failure["reason"], said, "Warning"))
+    elif whole is not None and whole["reason"] == names.REASON_FAILED:
         for type_ in (names.INFERENCE_READY, names.JOB_STARTED):
             condition, old = condition_of(after, type_), condition_of(workspace, type_)
             if condition is not None and (old is None or old.get("reason") != condition["reason"]):
