@@ -63,7 +63,7 @@ async def test_what_a_killed_shim_leaves_in_its_session_is_killed(tmp_path: Path
     folder = tmp_path / "attempt"
     script = "import os, time; pid = os.fork(); pid and open('child', 'w').write(str(pid)); time.sleep(600)"
     await process.start(folder, launch(tmp_path, script))
-    while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():  # noqa: ASYNC110
+    while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
         await asyncio.sleep(0.01)
     child = int((tmp_path / "child").read_text())
     what = process.running(folder)
@@ -71,7 +71,7 @@ async def test_what_a_killed_shim_leaves_in_its_session_is_killed(tmp_path: Path
     os.kill(what.shim_pid, signal.SIGKILL)
     assert (await process.wait(folder)).exit_code == 137
     async with asyncio.timeout(5):
-        while process.is_alive(child, ""):  # noqa: ASYNC110
+        while process.is_alive(child, ""):
             await asyncio.sleep(0.01)
 
 

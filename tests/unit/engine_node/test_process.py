@@ -111,7 +111,7 @@ async def test_stopping_asks_first_and_kills_after_the_grace(start: Starter) -> 
     polite = await start("sleep", "60")
     assert (await process.stop(polite, 5)).signal == signal.SIGTERM
     stubborn = await start("sh", "-c", "trap '' TERM; echo; while :; do sleep 60; done")
-    while not (stubborn / "log").read_text():  # noqa: ASYNC110 (a real process)
+    while not (stubborn / "log").read_text():
         await asyncio.sleep(0.01)
     end = await process.stop(stubborn, 0.1)
     assert (end.exit_code, end.signal) == (137, signal.SIGKILL)

@@ -28,7 +28,7 @@ class HurriedClock(RealClock):
 async def until(is_so: Callable[[], bool], *, within_s: float = 2.0) -> None:
     """Return as soon as it is so; fail when that takes too long."""
     async with asyncio.timeout(within_s):
-        while not is_so():  # noqa: ASYNC110 (what is waited for is no event)
+        while not is_so():
             await asyncio.sleep(0.005)
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""One HTTPS call of an admission or conversion webhook: where it is, whose CA it is trusted by, how long it may take."""
+"""One HTTPS call of an admission or conversion webhook: where, trusted by whose CA, and how long it may take."""
 
 from __future__ import annotations
 
