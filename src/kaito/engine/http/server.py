@@ -262,7 +262,7 @@ def _take_websocket_token(request: Request) -> None:
                 token = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
             except (binascii.Error, UnicodeDecodeError):
                 continue
-            request.headers.append(("authorization", f"Bearer {token}"))
+            request.add_header("authorization", f"Bearer {token}")
 
 
 async def _refuse(request: Request, error: StatusError, send: Send) -> None:

@@ -69,6 +69,8 @@ class Webhooks:
     def __init__(self, registry: Registry, caller: Caller) -> None:
         self._registry, self._caller = registry, caller
         self._hooks: dict[bool, list[Hook]] = {True: [], False: []}
+        self._concerned: dict[tuple[str, str, str, str, bool], bool] = {}
+        """What `concern` has found out since the hooks were read."""
         self._load()
         registry.store.listen(self._changed)
 
@@ -77,6 +79,7 @@ class Webhooks:
             self._load()
 
     def _load(self) -> None:
+        self._concerned.clear()
         for mutating, plural in ((True, MUTATING), (False, VALIDATING)):
             found = []
             for obj in self._registry.objects(GROUP, plural.partition("/")[2]):
@@ -88,8 +91,12 @@ class Webhooks:
         """Whether any webhook's rules cover such a write."""
         if kind.group == GROUP:
             return False
-        hooks = [*self._hooks[True], *self._hooks[False]]
-        return any(covers(hook.spec, operation, kind, subresource) for hook in hooks)
+        asked = (operation, kind.api_version, kind.plural, subresource, kind.namespaced)
+        known = self._concerned.get(asked)
+        if known is None:
+            hooks = [*self._hooks[True], *self._hooks[False]]
+            known = self._concerned[asked] = any(covers(hook.spec, operation, kind, subresource) for hook in hooks)
+        return known
 
     async def mutate(
         self,
