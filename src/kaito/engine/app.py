@@ -50,6 +50,7 @@ from kaito.engine.settings import Settings
 from kaito.engine.storage.events import Journal, MemoryJournal
 from kaito.engine.storage.journal import DirectoryLock, SqliteJournal
 from kaito.engine.storage.store import Store
+from kaito.engine.turns import Turns
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.config import ClusterConfig
@@ -141,6 +142,7 @@ class Engine:
             authorizer=authorizer,
             socket=PodSocket(self._pods),
             clock=clock,
+            turns=Turns(asyncio.get_running_loop()),
         )
 
     # What runs against the server

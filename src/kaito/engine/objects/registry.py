@@ -179,7 +179,10 @@ class Registry:
         meta = {"name": "", **meta}  # the name comes first in what is shown
         for attempt in range(ATTEMPTS):
             suffix = "".join(random.choices(NAME_SUFFIX_LETTERS, k=5))
-            named = {**tree_copy(obj), "metadata": {**meta, "name": meta["generateName"][:MAX_GENERATED_PREFIX] + suffix}}
+            named = {
+                **tree_copy(obj),
+                "metadata": {**meta, "name": meta["generateName"][:MAX_GENERATED_PREFIX] + suffix},
+            }
             try:
                 return await self._create(kind, namespace, named, ctx, owners_set=owners_set)
             except StatusError as error:

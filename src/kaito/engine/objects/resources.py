@@ -100,7 +100,10 @@ class Resources:
             raise bad_request(f"resourceVersion {wanted} is not there yet")
         if kind.is_custom:
             await self._registry.ready(kind, (record,), anew=True)
-        return self.show_record(record, kind, form, request)
+        response = self.show_record(record, kind, form, request)
+        if not kind.is_custom:  # what a custom object looks like is a matter of its definition, too
+            response.told = record.revision
+        return response
 
     async def list(self, request: Request, target: Target, kind: Kind) -> Response:
         """One page of the kind's objects. Raises StatusError."""

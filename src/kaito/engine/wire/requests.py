@@ -96,6 +96,8 @@ class Response:
     chunks: AsyncIterator[bytes] | None = None
     release: Callable[[], None] | None = None
     """To be called when the chunks are not wanted any more, also when none was ever asked for."""
+    told: int | None = None
+    """The revision of the one object that the answer shows; None when it may tell of everything that was written."""
 
 
 def json_response(body: object, status: int = 200, content_type: str = "application/json") -> Response:
