@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
-from kaito.engine.storage.events import Event, EventType, Journal, NotStored, Record
+from kaito.engine.storage.events import Batch, Event, EventType, Journal, NotStored, Record
 from kaito.engine.storage.fanout import FanOut, Subscription
 
 log = logging.getLogger(__name__)
@@ -213,8 +213,9 @@ class Store:
         for event in events:
             by_collection.setdefault(event.record.collection, []).append(event)
         for collection, changes in by_collection.items():
+            batch = Batch(changes)
             for subscription in list(self._subscriptions.get(collection, ())):
-                if subscription.push(changes):
+                if subscription.push(batch):
                     self._fan_out.add(subscription)
                 else:
                     self.unsubscribe(subscription)
