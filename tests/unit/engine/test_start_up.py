@@ -13,7 +13,10 @@ import pytest
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("kaito.engine.__main__", {"cel_expr_python", "google.protobuf", "jsonschema", "kubernetes_validate", "pydantic", "torch"}),
+        (
+            "kaito.engine.__main__",
+            {"cel_expr_python", "google.protobuf", "jsonschema", "kubernetes_validate", "pydantic", "torch"},
+        ),
         ("kaito.cli.main", {"pydantic", "cel_expr_python", "uvicorn", "cryptography", "torch"}),
     ],
 )
