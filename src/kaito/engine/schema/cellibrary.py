@@ -10,37 +10,32 @@ meanings: the CEL page of Kubernetes' reference documentation, 1.36. Pure.
 from __future__ import annotations
 
 import base64
-import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 from uuid import UUID
 
 import re2  # type: ignore[import-untyped]
 
-from kaito.engine.schema import syntax
-from kaito.engine.schema.celtypes import duration, timestamp
+from kaito.engine.schema import celaddresses, syntax
+from kaito.engine.schema.celtypes import (
+    CIDR,
+    FORMAT,
+    IP,
+    PROBLEMS,
+    QUANTITY,
+    SEMVER,
+    URL,
+    Opaque,
+    duration,
+    text_of,
+    timestamp,
+)
 from kaito.engine.schema.quantity import value_of
-
-QUANTITY, IP, CIDR, URL, SEMVER, FORMAT = (
-    "kubernetes.Quantity", "net.IP", "net.CIDR", "kubernetes.URL", "kubernetes.Semver", "kubernetes.NamedFormat",
-)  # fmt: skip
-PROBLEMS: Final = "kubernetes.Problems"
-"""What a format's `validate` gives; in Kubernetes an optional list, of which this has `hasValue` and `value`."""
-
-Opaque = dict[str, str]
-
-
-def _text(value: Opaque, kind: str) -> str:
-    """The canonical text of a value of the kind. Raises ValueError for a value of another."""
-    if not isinstance(value, dict) or kind not in value:
-        raise ValueError("no such overload")
-    return value[kind]
-
 
 # Quantities
 
@@ -55,7 +50,7 @@ def _quantity(text: str) -> Opaque:
 
 
 def _amount(value: Opaque) -> Decimal:
-    return Decimal(_text(value, QUANTITY))
+    return Decimal(text_of(value, QUANTITY))
 
 
 def _other_amount(value: Any) -> Decimal:
@@ -107,7 +102,7 @@ def _normalized(text: str) -> str:
 
 def _version(value: Opaque) -> tuple[Any, ...]:
     """The precedence of semver.org, as a sortable value."""
-    found = _SEMVER.fullmatch(_text(value, SEMVER))
+    found = _SEMVER.fullmatch(text_of(value, SEMVER))
     assert found is not None
     major, minor, patch, before, _ = found.groups()
     marks = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in (before or "").split(".") if part]
@@ -127,93 +122,11 @@ def _compared(left: Opaque, right: Opaque) -> int:
     return int(first > second) - int(first < second)
 
 
-# Addresses
-
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_Network = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-
-
-def _address(text: str) -> _Address:
-    found = ipaddress.ip_address(text)
-    if "%" in text:
-        raise ValueError("IP address with zone value is not allowed")
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        raise ValueError("IPv4-mapped IPv6 address is not allowed")
-    return found
-
-
-def _ip(value: Any) -> Opaque:
-    """An address from its text, or that of a range."""
-    if isinstance(value, dict):
-        return {IP: str(_network(value).ip)}
-    try:
-        return {IP: str(_address(value))}
-    except ValueError:
-        raise ValueError(f"IP Address {value!r} parse error during conversion from string") from None
-
-
-def _cidr(text: str) -> Opaque:
-    try:
-        host, mark, length = text.partition("/")
-        if not mark or not length.isdigit():
-            raise ValueError
-        return {CIDR: str(ipaddress.ip_interface(f"{_address(host)}/{length}"))}
-    except ValueError:
-        raise ValueError(f"network address parse error during conversion from string: {text!r}") from None
-
-
-def _address_of(value: Any) -> _Address:
-    return ipaddress.ip_address(_text(value if isinstance(value, dict) else _ip(value), IP))
-
-
-def _network(value: Any) -> _Network:
-    return ipaddress.ip_interface(_text(value if isinstance(value, dict) else _cidr(value), CIDR))
-
-
-def _contains_ip(outer: Opaque, inner: Any) -> bool:
-    return _address_of(inner) in _network(outer).network
-
-
-def _contains_cidr(outer: Opaque, inner: Any) -> bool:
-    outside, inside = _network(outer).network, _network(inner).network
-    return outside.version == inside.version and inside.subnet_of(outside)  # type: ignore[arg-type]
-
-
-def _is_link_local_multicast(value: Opaque) -> bool:
-    address = _address_of(value)
-    if address.version == 4:
-        return address in ipaddress.ip_network("224.0.0.0/24")
-    return address.packed[0] == 0xFF and address.packed[1] & 0x0F == 2
-
-
-def _is_global_unicast(value: Opaque) -> bool:
-    address = _address_of(value)
-    broadcast = address == ipaddress.ip_address("255.255.255.255")
-    special = address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local
-    return not (broadcast or special)
-
-
-def _is_canonical(text: str) -> bool:
-    return str(_address(text)) == text
-
-
 # URLs and patterns
 
 
-def _url(text: str) -> Opaque:
-    parts = urlsplit(text)
-    if not (parts.scheme or text.startswith("/")) or " " in text:
-        raise ValueError(f"URL parse error during conversion from string: parse {text!r}: invalid URI for request")
-    _ = parts.port  # raises ValueError for a port that is no number
-    return {URL: text}
-
-
-def _part(read: Callable[[Any], Any]) -> Callable[[Opaque], Any]:
-    return lambda value: read(urlsplit(_text(value, URL)))
-
-
-def _host(parts: Any) -> str:
-    return str(parts.netloc.rpartition("@")[2])
+def _query(parts: Any) -> dict[str, list[str]]:
+    return parse_qs(parts.query, keep_blank_values=True)
 
 
 def _pattern(text: str) -> Any:
@@ -307,7 +220,7 @@ FORMATS: Final[dict[str, Callable[[str], list[str]]]] = {
     "dns1123SubdomainPrefix": lambda text: syntax.dns_subdomain_problems(text.removesuffix("-")),
     "dns1035LabelPrefix": lambda text: syntax.dns_1035_problems(text.removesuffix("-")),
     "labelValue": syntax.label_value_problems,
-    "uri": _fits(_url, "URI"),
+    "uri": _fits(celaddresses.url, "URI"),
     "uuid": _fits(UUID, "UUID"),
     "byte": _fits(lambda text: base64.b64decode(text, validate=True), "base64 text"),
     "date": _fits(date.fromisoformat, "date"),
@@ -316,7 +229,7 @@ FORMATS: Final[dict[str, Callable[[str], list[str]]]] = {
 
 
 def _validated(form: Opaque, text: str) -> dict[str, list[str]]:
-    return {PROBLEMS: FORMATS[_text(form, FORMAT)](text)}
+    return {PROBLEMS: FORMATS[text_of(form, FORMAT)](text)}
 
 
 def _problems(value: Any) -> list[str]:
@@ -413,30 +326,32 @@ FUNCTIONS: Final = (
     _member("major", "int", _version_part(0), (SEMVER,)),
     _member("minor", "int", _version_part(1), (SEMVER,)),
     _member("patch", "int", _version_part(2), (SEMVER,)),
-    _free("ip", IP, _ip, ("string",)),
-    _free("isIP", "bool", _succeeds(_ip), ("string",)),
-    _free("ip.isCanonical", "bool", _is_canonical, ("string",)),
-    _member("family", "int", lambda value: _address_of(value).version, (IP,)),
-    _member("isUnspecified", "bool", lambda value: _address_of(value).is_unspecified, (IP,)),
-    _member("isLoopback", "bool", lambda value: _address_of(value).is_loopback, (IP,)),
-    _member("isLinkLocalMulticast", "bool", _is_link_local_multicast, (IP,)),
-    _member("isLinkLocalUnicast", "bool", lambda value: _address_of(value).is_link_local, (IP,)),
-    _member("isGlobalUnicast", "bool", _is_global_unicast, (IP,)),
-    _free("cidr", CIDR, _cidr, ("string",)),
-    _free("isCIDR", "bool", _succeeds(_cidr), ("string",)),
-    _member("containsIP", "bool", _contains_ip, (CIDR, IP), (CIDR, "string")),
-    _member("containsCIDR", "bool", _contains_cidr, (CIDR, CIDR), (CIDR, "string")),
-    _member("ip", IP, _ip, (CIDR,)),
-    _member("prefixLength", "int", lambda value: _network(value).network.prefixlen, (CIDR,)),
-    _member("masked", CIDR, lambda value: {CIDR: str(_network(value).network)}, (CIDR,)),
-    _free("url", URL, _url, ("string",)),
-    _free("isURL", "bool", _succeeds(_url), ("string",)),
-    _member("getScheme", "string", _part(lambda parts: parts.scheme), (URL,)),
-    _member("getHost", "string", _part(_host), (URL,)),
-    _member("getHostname", "string", _part(lambda parts: parts.hostname or ""), (URL,)),
-    _member("getPort", "string", _part(lambda parts: str(parts.port or "")), (URL,)),
-    _member("getEscapedPath", "string", _part(lambda parts: parts.path), (URL,)),
-    _member("getQuery", "query", _part(lambda parts: parse_qs(parts.query, keep_blank_values=True)), (URL,)),
+    _free("ip", IP, celaddresses.ip, ("string",)),
+    _free("isIP", "bool", _succeeds(celaddresses.ip), ("string",)),
+    _free("ip.isCanonical", "bool", celaddresses.is_canonical, ("string",)),
+    _member("family", "int", lambda value: celaddresses.address_of(value).version, (IP,)),
+    _member("isUnspecified", "bool", lambda value: celaddresses.address_of(value).is_unspecified, (IP,)),
+    _member("isLoopback", "bool", lambda value: celaddresses.address_of(value).is_loopback, (IP,)),
+    _member("isLinkLocalMulticast", "bool", celaddresses.is_link_local_multicast, (IP,)),
+    _member("isLinkLocalUnicast", "bool", lambda value: celaddresses.address_of(value).is_link_local, (IP,)),
+    _member("isGlobalUnicast", "bool", celaddresses.is_global_unicast, (IP,)),
+    _free("cidr", CIDR, celaddresses.cidr, ("string",)),
+    _free("isCIDR", "bool", _succeeds(celaddresses.cidr), ("string",)),
+    _member("containsIP", "bool", celaddresses.contains_ip, (CIDR, IP), (CIDR, "string")),
+    _member("containsCIDR", "bool", celaddresses.contains_cidr, (CIDR, CIDR), (CIDR, "string")),
+    _member("ip", IP, celaddresses.ip, (CIDR,)),
+    _member("prefixLength", "int", lambda value: celaddresses.network(value).network.prefixlen, (CIDR,)),
+    _member("masked", CIDR, lambda value: {CIDR: str(celaddresses.network(value).network)}, (CIDR,)),
+    _free("url", URL, celaddresses.url, ("string",)),
+    _free("isURL", "bool", _succeeds(celaddresses.url), ("string",)),
+    _member("getScheme", "string", celaddresses.url_part(lambda parts: parts.scheme), (URL,)),
+    _member("getHost", "string", celaddresses.url_part(celaddresses.url_host), (URL,)),
+    _member("getHostname", "string", celaddresses.url_part(lambda parts: parts.hostname or ""), (URL,)),
+    _member("getPort", "string", celaddresses.url_part(lambda parts: str(parts.port or "")), (URL,)),
+    _member("getEscapedPath", "string", celaddresses.url_part(lambda parts: parts.path), (URL,)),
+    _member(
+        "getQuery", "query", celaddresses.url_part(lambda parts: parse_qs(parts.query, keep_blank_values=True)), (URL,)
+    ),
     _member("find", "string", _find, ("string", "string")),
     _member("findAll", "list(string)", _find_all, ("string", "string")),
     _member("findAll", "list(string)", _find_all, ("string", "string", "int")),

@@ -21,11 +21,14 @@ from typing import Any, Final
 
 from kaito.kube.manifest import Manifest
 
-OPAQUE: Final = (
-    *("kubernetes.Quantity", "kubernetes.URL", "kubernetes.Semver", "kubernetes.NamedFormat", "kubernetes.Problems"),
-    *("net.IP", "net.CIDR"),
-)
+QUANTITY, URL, SEMVER, FORMAT = ("kubernetes.Quantity", "kubernetes.URL", "kubernetes.Semver", "kubernetes.NamedFormat")
+IP, CIDR = "net.IP", "net.CIDR"
+PROBLEMS: Final = "kubernetes.Problems"
+"""What a format's `validate` gives; in Kubernetes an optional list, of which this has `hasValue` and `value`."""
+OPAQUE: Final = (QUANTITY, URL, SEMVER, FORMAT, PROBLEMS, IP, CIDR)
 """Kubernetes' own types, of which nothing but the name is known."""
+Opaque = dict[str, str]
+"""A value of one of them while it is evaluated: its type's name and its canonical text."""
 
 _SCALARS: Final = {"boolean": "BOOL", "integer": "INT", "number": "DOUBLE", "string": "STRING"}
 _FORMATS: Final = {"byte": "BYTES", "date": "TIMESTAMP", "date-time": "TIMESTAMP", "duration": "DURATION"}
@@ -55,6 +58,13 @@ def escaped(name: str) -> str | None:
         return f"__{name}__"
     found = _MARK.sub(lambda match: _MARKS[match.group()], name)
     return found if _NAME.fullmatch(found) else None
+
+
+def text_of(value: Opaque, kind: str) -> str:
+    """The canonical text of a value of the kind. Raises ValueError for a value of another."""
+    if not isinstance(value, dict) or kind not in value:
+        raise ValueError("no such overload")
+    return value[kind]
 
 
 @cache
