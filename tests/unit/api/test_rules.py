@@ -255,7 +255,7 @@ def test_a_sound_workspace_is_admitted(manifest: dict[str, Any]) -> None:
             "tuning.input.urls[1]",
             "loopback",
         ),
-        (changed(TUNING, tuning__output={}), "tuning.output", "needs image, volumeSource or urls"),
+        (changed(TUNING, tuning__output={}), "tuning.output", "needs image or volumeSource"),
         (
             changed(TUNING, tuning__output__imagePushSecret=GONE),
             "tuning.output.imagePushSecret",
