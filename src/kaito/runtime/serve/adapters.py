@@ -126,7 +126,7 @@ def check_fit(adapter: Adapter, modules: Mapping[str, Shape], model: Mapping[str
 
 
 def _lengths(modules: Mapping[str, Shape]) -> dict[str, tuple[int, int]]:
-    """The length that each tensor shares with the model's weight, and with which of its sides (a weight is out × in)."""
+    """The length that each tensor shares with the model's weight, and with which of its sides (out, in)."""
     found = {}
     for name, shape in modules.items():
         if len(shape) == 2:

@@ -19,7 +19,8 @@ import aiohttp
 
 from kaito.api.contracts import FETCHED_ADAPTERS_MOUNT, Adapter, FetchConfig, FetchItem, ServeConfig
 from kaito.api.names import REASON_ADAPTER
-from kaito.runtime.artifacts.fetch import fetch_item, load_config as load_fetch_config
+from kaito.runtime.artifacts.fetch import fetch_item
+from kaito.runtime.artifacts.fetch import load_config as load_fetch_config
 from kaito.runtime.failure import Failed, failure_line
 from kaito.runtime.serve.adapters import check, rank_of, read_config, with_strength
 from kaito.runtime.serve.prepare import load_config, resolved

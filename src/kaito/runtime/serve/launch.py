@@ -34,8 +34,8 @@ class Facts:
     """The folder of the weights, or a model id."""
     local: bool
     python: str
-    port: int
-    """The engine's own port on loopback."""
+    socket: str
+    """The Unix socket that the engine is to listen on."""
     cpus: int = 1
     memory_bytes: int = 4 * GIB
     """What is free for this process."""
@@ -59,7 +59,7 @@ class Launch:
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-    port: int
+    socket: str
     served_names: tuple[str, ...]
     ignored: tuple[str, ...] = ()
     """Options of the user that were dropped, for the log."""
