@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as nn
 
-from kaito.runtime.textgen.lora import LoraModel
+from kaito.runtime.textgen.lora import BASE, LoraModel
 from kaito.runtime.textgen.sampling import Logprobs, Sampling, adjusted, drawn, logprobs_of
 
 PREFILL_TOKENS = 8192
@@ -46,7 +46,8 @@ class Sequence:
     prompt: list[int]
     sampling: Sampling
     grammar: Matcher | None = None
-    adapter: str = ""
+    adapter: str = BASE
+    """As `LoraModel.inner` says it."""
     tokens: list[int] = field(default_factory=list)
     cancelled: bool = False
     """Set by anybody who wants no more of it."""
@@ -115,6 +116,10 @@ class Batch:
     def add(self, sequence: Sequence) -> None:
         """Have this one answered; any thread may ask."""
         self._arrived.put(sequence)
+
+    def adapters_in_use(self) -> set[str]:
+        """The adapters of the sequences under way; to be asked on the thread that computes."""
+        return {sequence.adapter for sequence in (*self._rows, *self._waiting)}
 
     def call(self, work: Callable[[], None]) -> Future[None]:
         """Have something done between two steps, on the thread that computes; any thread may ask."""

@@ -135,14 +135,16 @@ class Server:
     async def load_adapter(self, name: str, folder: str) -> None:
         """Have an adapter in the model; raises Refusal with PEFT's words when it cannot be."""
         try:
-            await asyncio.wrap_future(self._batch.call(lambda: self._lora.load(name, folder)))
+            await asyncio.wrap_future(
+                self._batch.call(lambda: self._lora.load(name, folder, self._batch.adapters_in_use()))
+            )
         except Exception as error:
             raise Refusal(f"The adapter {name} cannot be loaded: {error}", status=400) from error
 
     async def _unload_adapter(self, request: web.Request) -> web.StreamResponse:
         name = str((await self._body(request)).get("lora_name") or "")
         try:
-            await asyncio.wrap_future(self._batch.call(lambda: self._lora.unload(name)))
+            await asyncio.wrap_future(self._batch.call(lambda: self._lora.unload(name, self._batch.adapters_in_use())))
         except KeyError:
             raise Refusal(f"There is no adapter {name}.", status=404) from None
         return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
@@ -203,7 +205,7 @@ class Server:
                 param="tool_choice",
             )
         prompts = self._rendered(asked)
-        adapter = "" if name == self._name else name
+        adapter = self._lora.inner(name)
         choices = [self._choice(asked, prompt, adapter) for prompt in prompts for _ in range(asked.n)]
         identity = request.headers.get("X-Request-Id") or uuid.uuid4().hex
         envelope = {
