@@ -100,6 +100,8 @@ class ServeConfig(Contract):
     """Path of the FetchConfig that says how an adapter comes that is not there yet."""
     user_config: str | None = None
     """Path of the user's `inference_config.yaml`, whose values win over ours."""
+    user_config_name: str | None = None
+    """The ConfigMap that it comes from, for messages."""
     api_keys_dir: str | None = None
     """Folder with one file an API key, as a Secret is mounted; None lets everybody ask."""
 

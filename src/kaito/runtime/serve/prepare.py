@@ -33,7 +33,7 @@ INSTALL: dict[Engine, str] = {
 }
 NEEDED: dict[Engine, tuple[str, ...]] = {
     "vllm": ("vllm", "torch"),
-    "transformers": ("transformers", "torch", "fastapi", "uvicorn", "openai"),
+    "transformers": ("transformers", "torch", "xgrammar"),
 }
 
 
@@ -88,7 +88,7 @@ def read_user_options(config: ServeConfig, settings: Settings) -> Options:
         what = f"The file {config.user_config} cannot be read: {error.strerror}."
         step = "The ConfigMap that inference.config names needs the key inference_config.yaml."
         raise Failed(REASON_CONFIG_INVALID, what, step) from None
-    return user_options(text, config.engine)
+    return user_options(text, config.engine, config_map=config.user_config_name)
 
 
 def available_cpus() -> int:

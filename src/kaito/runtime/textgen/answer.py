@@ -115,12 +115,18 @@ def tool_calls(text: str, tools: Tools | None, parser: str | None) -> tuple[str,
 
 
 def parsed_list(text: str) -> list[dict[str, Any]]:
-    """The calls of a list that may have been cut off at its end."""
-    try:
-        value: list[dict[str, Any]] = json.loads(text)
-    except ValueError:
-        return []
-    return value
+    """The complete calls of a list that may have been cut off."""
+    decoder = json.JSONDecoder()
+    found: list[dict[str, Any]] = []
+    at = text.find("{")
+    while at >= 0:
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except ValueError:
+            break
+        found.append(value)
+        at = text.find("{", end)
+    return found
 
 
 def call(name: str, arguments: str) -> dict[str, Any]:

@@ -70,6 +70,10 @@ class Step:
 Deliver = Callable[[list[Step]], None]
 
 
+WORK_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, OSError, ImportError, AttributeError)
+"""What torch, PEFT and files raise."""
+
+
 class Job:
     """Something to be done between two steps."""
 
@@ -81,7 +85,7 @@ class Job:
         """Do it; what goes wrong is the asker's."""
         try:
             self._work()
-        except (RuntimeError, ValueError, TypeError, LookupError, OSError, ImportError, AttributeError) as error:
+        except WORK_ERRORS as error:
             self.future.set_exception(error)
         else:
             self.future.set_result(None)

@@ -50,6 +50,8 @@ class Tools:
     given: list[dict[str, Any]]
     choice: str
     """`auto`, `none`, `required`, or a function's name after a colon."""
+    most: int | None = None
+    """How many calls an answer may have."""
 
     def schema(self) -> dict[str, Any] | None:
         """What the answer must be when a call is asked for."""
@@ -71,7 +73,8 @@ class Tools:
             }
             for one in functions
         ]
-        return {"type": "array", "minItems": 1, "items": {"anyOf": calls}}
+        several = {"type": "array", "minItems": 1, "items": {"anyOf": calls}}
+        return several if self.most is None else {**several, "maxItems": self.most}
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +332,7 @@ def tools_of(body: Mapping[str, Any]) -> Tools | None:
         return Tools(tools, f":{name}")
     if choice not in (None, "auto", "none", "required"):
         raise Refusal("`tool_choice` must be none, auto, required, or name a function.", param="tool_choice")
-    return Tools(tools, choice or "auto")
+    return Tools(tools, choice or "auto", 1 if body.get("parallel_tool_calls") is False else None)
 
 
 def schema_of(body: Mapping[str, Any], tools: Tools | None) -> dict[str, Any] | str | None:

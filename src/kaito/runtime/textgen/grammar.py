@@ -39,7 +39,7 @@ def matcher(compiler: xgrammar.GrammarCompiler, schema: dict[str, Any] | str, vo
         if isinstance(schema, str):
             compiled = compiler.compile_builtin_json_grammar()
         else:
-            compiled = compiler.compile_json_schema(json.dumps(schema))
+            compiled = compiler.compile_json_schema(json.dumps(schema), any_whitespace=False)
     except (RuntimeError, ValueError) as error:
         text = str(error).splitlines()[-1][:200]
         raise Refusal(f"The JSON schema cannot be followed: {text}", param="response_format") from None

@@ -18,7 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from kaito.runtime.textgen.answer import Choice, tool_calls
-from kaito.runtime.textgen.batch import Batch, Sequence, Step
+from kaito.runtime.textgen.batch import WORK_ERRORS, Batch, Sequence, Step
 from kaito.runtime.textgen.bodies import (
     INSTEAD,
     Refusal,
@@ -138,7 +138,7 @@ class Server:
             await asyncio.wrap_future(
                 self._batch.call(lambda: self._lora.load(name, folder, self._batch.adapters_in_use()))
             )
-        except Exception as error:
+        except WORK_ERRORS as error:
             raise Refusal(f"The adapter {name} cannot be loaded: {error}", status=400) from error
 
     async def _unload_adapter(self, request: web.Request) -> web.StreamResponse:
