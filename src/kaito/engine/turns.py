@@ -21,7 +21,7 @@ HELPING_S = 0.001
 """How long queued work may run before the loop looks at its sockets again: reads beside it are to take 5 ms."""
 
 
-def begin(work: Coroutine[Any, Any, T], done: Callable[[T], None]) -> asyncio.Task[None] | None:
+def begin(work: Coroutine[Any, Any, T], done: Callable[[T], None]) -> asyncio.Task[T] | None:
     """Run the work up to where it first waits; `done` gets its result. Returns the task of what has to wait.
 
     Before its first wait the work has no task of its own: see `in_task`.
@@ -31,34 +31,29 @@ def begin(work: Coroutine[Any, Any, T], done: Callable[[T], None]) -> asyncio.Ta
     except StopIteration as end:
         done(end.value)
         return None
-    return asyncio.get_running_loop().create_task(_finish(work, awaited, done))
+    task = asyncio.get_running_loop().create_task(_Begun(work, awaited))
+    task.add_done_callback(lambda ended: None if ended.cancelled() else done(ended.result()))
+    return task
 
 
-async def _finish(work: Coroutine[Any, Any, T], awaited: Any, done: Callable[[T], None]) -> None:
-    done(await _Rest(work, awaited))
+class _Begun(Coroutine[Any, Any, T]):
+    """A coroutine that waits for `awaited` already, for a task that begins only now."""
 
+    def __init__(self, work: Coroutine[Any, Any, T], awaited: Any) -> None:
+        self._work = work
+        self._first = [awaited]
 
-class _Rest:
-    """Awaits the rest of a coroutine that waits for `awaited` already."""
+    def send(self, value: Any) -> Any:
+        return self._first.pop() if self._first else self._work.send(value)
 
-    def __init__(self, work: Coroutine[Any, Any, Any], awaited: Any) -> None:
-        self._work, self._awaited = work, awaited
+    def throw(self, *error: Any) -> Any:
+        return self._work.throw(*error)
 
-    def __await__(self) -> Generator[Any, Any, Any]:
-        awaited = self._awaited
-        try:
-            while True:
-                try:
-                    sent = yield awaited
-                except GeneratorExit:
-                    self._work.close()
-                    raise
-                except BaseException as error:  # noqa: BLE001 (a cancellation, for the work to deal with)
-                    awaited = self._work.throw(error)
-                else:
-                    awaited = self._work.send(sent)
-        except StopIteration as end:
-            return end.value
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._work.__await__()
 
 
 async def in_task() -> None:

@@ -75,7 +75,7 @@ class HttpProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[_Exchange] = deque()
         self._current: _Exchange | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._since = self._loop.time()
         """When the present state (idle, reading a request, not writable) began."""
@@ -262,7 +262,7 @@ class HttpProtocol(asyncio.Protocol):
         if task is not None:
             self._keep(task)
 
-    def _keep(self, task: asyncio.Task[None]) -> None:
+    def _keep(self, task: asyncio.Task[Any]) -> None:
         self._task = task
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
