@@ -124,6 +124,7 @@ class Client:
         label_selector: str | None = None,
         field_selector: str | None = None,
         page_size: int = 500,
+        metadata_only: bool = False,
     ) -> tuple[list[Manifest], str]:
         """All objects, with apiVersion and kind, and the collection's resourceVersion (read page by page)."""
         items: list[Manifest] = []
@@ -136,6 +137,7 @@ class Client:
                 field_selector=field_selector,
                 limit=size,
                 token=token,
+                metadata_only=metadata_only,
             )
             try:
                 page = await self._object(page_request)
@@ -229,6 +231,7 @@ class Client:
         label_selector: str | None = None,
         field_selector: str | None = None,
         bookmarks: bool = False,
+        metadata_only: bool = False,
         opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
         """Changes after `resource_version`; BOOKMARK events (only their resourceVersion counts) if wanted.
@@ -244,6 +247,7 @@ class Client:
             label_selector=label_selector,
             field_selector=field_selector,
             timeout_s=_WATCH_TIMEOUT_S,
+            metadata_only=metadata_only,
         )
         async with self._open(request, self._streaming()) as response:
             if response.status != 200:
@@ -252,6 +256,8 @@ class Client:
                 opened()
             async for line in lines_of(response.chunks()):
                 event = decode_event(line)
+                if metadata_only:
+                    event.object.update(apiVersion=resource.api_version, kind=resource.kind)
                 if bookmarks or event.type != "BOOKMARK":
                     yield event
 

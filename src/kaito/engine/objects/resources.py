@@ -23,7 +23,7 @@ from kaito.engine.objects.versions import converts_by_webhook
 from kaito.engine.objects.watch import Form as WatchForm
 from kaito.engine.objects.watch import WatchOptions, WatchStream, default_timeout_s
 from kaito.engine.storage.events import Record
-from kaito.engine.tables.table import IncludeObject, View, partial, table, view_of
+from kaito.engine.tables.table import IncludeObject, View, encoded_partial, partial, table, view_of
 from kaito.engine.wire import codec
 from kaito.engine.wire.context import WriteContext
 from kaito.engine.wire.negotiate import Form, negotiate
@@ -137,12 +137,15 @@ class Resources:
         return (codec.decode(self._registry.view(record, kind)) for record in page.records)
 
     def _partial_list(self, page: Page, kind: Kind, form: Form) -> Response:
+        views = (self._registry.view(record, kind) for record in page.records)
         body = {
             "kind": "PartialObjectMetadataList",
             "apiVersion": f"meta.k8s.io/{form.version}",
             "metadata": page.meta(),
-            "items": [partial(obj, form.version) for obj in self._decoded(page, kind)],
+            "items": [msgspec.Raw(encoded_partial(value, form.version)) for value in views],
         }
+        if form.media_type == "application/yaml":
+            return _as_yaml(msgspec.json.encode(body))
         return show(body, form)
 
     def _view(self, kind: Kind) -> Any:
@@ -197,7 +200,7 @@ class Resources:
         if form.as_ != "Table":
             return WatchForm(
                 f"{kind.version}/partial",
-                lambda value, first: msgspec.json.encode(partial(codec.decode(value), form.version)),
+                lambda value, first: encoded_partial(value, form.version),
             )
         view, include = self._table_view(kind), _include(request)
 
