@@ -22,7 +22,7 @@ from kaito.kube.config import ClusterConfig
 from kaito.kube.controller import Manager
 from kaito.kube.errors import ApiError, Unavailable
 from kaito.kube.lease import Election, LeaseTimes
-from kaito.kube.manifest import Manifest, is_true
+from kaito.kube.manifest import is_true
 from kaito.kube.resource import CUSTOM_RESOURCE_DEFINITIONS
 from kaito.operator import hooks, monitoring
 from kaito.operator.authority import UnusableAuthority
@@ -159,9 +159,7 @@ async def _reached(client: Client, server: str, clock: Clock) -> None:
 async def _install_crds(client: Client, clock: Clock) -> None:
     for definition in custom_resource_definitions():
         try:
-            await client.apply(
-                CUSTOM_RESOURCE_DEFINITIONS, _without_conversion(definition), field_manager=FIELD_MANAGER
-            )
+            await client.apply(CUSTOM_RESOURCE_DEFINITIONS, definition, field_manager=FIELD_MANAGER)
         except ApiError as error:
             name = definition["metadata"]["name"]
             raise CannotStart(f"CustomResourceDefinition {name} cannot be installed: {error}.") from error
@@ -172,8 +170,3 @@ async def _install_crds(client: Client, clock: Clock) -> None:
             if clock.monotonic() >= deadline:
                 raise CannotStart(f"CustomResourceDefinition {name} is not established: see its conditions.")
             await clock.sleep(POLL_S)
-
-
-def _without_conversion(definition: Manifest) -> Manifest:
-    """Who converts is said by whoever serves the webhook, and stays as it is until then."""
-    return {**definition, "spec": {key: value for key, value in definition["spec"].items() if key != "conversion"}}

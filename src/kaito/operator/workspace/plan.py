@@ -167,6 +167,8 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
     )
     verdict, is_failure = _serving_verdict(observed, asked, placement)
     report = placed(verdict, is_failure=is_failure)
+    if revision.is_adopted and serving.is_of_kaito(observed.stateful_set):
+        return Work(report, supply=supply)  # It goes on as it is, until something else is asked for.
     return Work(report, apply=tuple(_manifests(rendering, settings)), supply=supply)
 
 
