@@ -7,9 +7,11 @@ Helm here is Helm itself, as a library.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import helm_python as helm
 import kubernetes_validate
@@ -18,12 +20,14 @@ import yaml
 from typer.testing import CliRunner
 
 from kaito.api.meta import WORKSPACES
+from kaito.cli import install as cli_install
 from kaito.cli.main import application
 from kaito.kube.resource import EVENTS, NODES, SECRETS
 from kaito.operator.flags import read
 from kaito.operator.install import chart
 from kaito.operator.install.access import WRITES, cluster_rules, namespace_rules
 from kaito.operator.install.objects import PROVISIONERS, Installation, Source, arguments, installed, operator_objects
+from kaito.operator.settings import CloudName
 from tests.golden.test_rendering import planned
 from tests.golden.workspaces import CASES, Case
 
@@ -166,13 +170,22 @@ def test_no_secret_of_the_cluster_is_read_and_nothing_is_allowed_for_nothing() -
     assert {WORKSPACES, EVENTS} <= set(WRITES)
 
 
-def test_kaito_install_prints_it() -> None:
-    printed = CliRunner().invoke(application(), ["install", "--namespace", "other", "--provisioner", "karpenter"])
-    assert list(yaml.safe_load_all(printed.output)) == installed(
-        Installation(namespace="other", provisioner="karpenter")
+def printed(*arguments: str) -> list[Object]:
+    done = subprocess.run(
+        [sys.executable, "-m", "kaito.cli", "install", *arguments], capture_output=True, check=True, text=True
     )
-    crds = CliRunner().invoke(application(), ["install", "--crds-only"])
-    assert [found["kind"] for found in yaml.safe_load_all(crds.output)] == ["CustomResourceDefinition"]
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def test_kaito_install_prints_it() -> None:
+    wanted = installed(Installation(namespace="other", provisioner="karpenter"))
+    assert printed("--namespace", "other", "--provisioner", "karpenter") == wanted
+    assert [found["kind"] for found in printed("--crds-only")] == ["CustomResourceDefinition"]
+
+
+def test_the_command_line_knows_what_can_be_chosen() -> None:
+    assert tuple(PROVISIONERS) == cli_install.PROVISIONERS
+    assert get_args(CloudName) == cli_install.CLOUDS
 
 
 def test_kaito_install_says_what_can_be_chosen() -> None:

@@ -1,56 +1,56 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""`kaito install`: prints what the operator needs on a cluster, for `kubectl apply -f -`. Sends nothing."""
+"""`kaito install`: prints what the operator needs on a cluster, for `kubectl apply -f -`. Sends nothing.
+
+The operator itself says what that is (`kaito.operator.install`), in a process of its own: the command line loads no
+operator to print its help.
+"""
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
-import yaml
 
-from kaito.api.crd import PlainDumper, custom_resource_definitions
 from kaito.cli.failure import UserError
-from kaito.operator.install.objects import PROVISIONERS, Installation, installed
-from kaito.operator.settings import CloudName
 
-_DEFAULT = Installation()
+PROVISIONERS = ("byo", "nodeclaim", "karpenter")
+CLOUDS = ("azure", "aws", "arc")
 
 
 def install(
     crds_only: Annotated[bool, typer.Option("--crds-only", help="Only the CustomResourceDefinitions.")] = False,
-    namespace: Annotated[str, typer.Option(help="Where the operator runs.")] = _DEFAULT.namespace,
-    provisioner: Annotated[
-        str, typer.Option(help="Where nodes come from: byo, nodeclaim or karpenter.")
-    ] = _DEFAULT.provisioner,
-    cloud: Annotated[str, typer.Option(help="The cloud that nodes are ordered in: azure, aws or arc.")] = (
-        _DEFAULT.cloud
-    ),
+    namespace: Annotated[str, typer.Option(help="Where the operator runs.")] = "kaito-system",
+    provisioner: Annotated[str, typer.Option(help=f"Where nodes come from: {', '.join(PROVISIONERS)}.")] = "byo",
+    cloud: Annotated[str, typer.Option(help=f"The cloud that nodes are ordered in: {', '.join(CLOUDS)}.")] = "azure",
     node_class: Annotated[
         str, typer.Option(help="With karpenter, the node class of the NodePools: group/Kind/name.")
-    ] = _DEFAULT.node_class,
-    image: Annotated[str, typer.Option(help="The operator's image.")] = _DEFAULT.image,
-    runtime_image: Annotated[str, typer.Option(help="The model servers' image.")] = _DEFAULT.runtime_image,
-    replicas: Annotated[int, typer.Option(min=1, help="How many operators run; one of them leads.")] = (
-        _DEFAULT.replicas
-    ),
+    ] = "",
+    image: Annotated[str, typer.Option(help="The operator's image, if it is not the published one.")] = "",
+    runtime_image: Annotated[str, typer.Option(help="The model servers' image, if it is another one.")] = "",
+    replicas: Annotated[int, typer.Option(min=1, help="How many operators run; one of them leads.")] = 2,
 ) -> None:
     """Print what the operator needs on a cluster: kaito install | kubectl apply --server-side -f -"""
-    source = next((name for name in PROVISIONERS if name == provisioner), None)
-    if source is None:
-        raise UserError(f"--provisioner {provisioner} is not known.", f"Choose one of {', '.join(PROVISIONERS)}.")
-    where = next((name for name in get_args(CloudName) if name == cloud), None)
-    if where is None:
-        raise UserError(f"--cloud {cloud} is not known.", f"Choose one of {', '.join(get_args(CloudName))}.")
-    choice = Installation(
-        namespace=namespace,
-        image=image,
-        runtime_image=runtime_image,
-        provisioner=source,
-        cloud=where,
-        node_class=node_class,
-        replicas=replicas,
-    )
-    manifests = list(custom_resource_definitions()) if crds_only else installed(choice)
-    yaml.dump_all(manifests, sys.stdout, Dumper=PlainDumper, sort_keys=False, width=120, allow_unicode=True)
+    _chosen("--provisioner", provisioner, PROVISIONERS)
+    _chosen("--cloud", cloud, CLOUDS)
+    given = {
+        "--namespace": namespace,
+        "--provisioner": provisioner,
+        "--cloud": cloud,
+        "--node-class": node_class,
+        "--image": image,
+        "--runtime-image": runtime_image,
+        "--replicas": str(replicas),
+    }
+    options = [f"{name}={value}" for name, value in given.items() if value]
+    flags = ["--crds-only"] if crds_only else []
+    done = subprocess.run([sys.executable, "-m", "kaito.operator.install", *options, *flags], check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+
+
+def _chosen(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{option} {value} is not known.", f"Choose one of {', '.join(known)}.")
