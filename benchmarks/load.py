@@ -239,7 +239,9 @@ def main() -> None:
     """Read the job, run it, write what was seen."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     seen = uvloop.run(run(job))
-    sys.stdout.buffer.write(msgspec.json.encode(seen))
+    # A buffered file of our own: with PYTHONUNBUFFERED, `sys.stdout` writes no more than a pipe takes at once.
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+        out.write(msgspec.json.encode(seen))
 
 
 if __name__ == "__main__":
