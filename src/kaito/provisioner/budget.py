@@ -60,7 +60,9 @@ def limits(settings: Settings, budget: Manifest | None) -> Limits:
     """The stricter of the flags and the object, for each of the two."""
     spec = (budget or {}).get("spec") or {}
     nodes = [limit for limit in (settings.max_nodes or None, spec.get("maxNodes")) if limit is not None]
-    dollars = [limit for limit in (settings.max_dollars_per_hour or None, spec.get("maxDollarsPerHour")) if limit is not None]
+    dollars = [
+        limit for limit in (settings.max_dollars_per_hour or None, spec.get("maxDollarsPerHour")) if limit is not None
+    ]
     return Limits(min(map(int, nodes), default=None), min(map(float, dollars), default=None))
 
 
@@ -110,7 +112,9 @@ def plan_budget(books: Books, settings: Settings, now: datetime) -> Plan:
     if not status:
         return Plan(requeue_after_s=requeue)
     body = {"metadata": {"resourceVersion": books.budget["metadata"]["resourceVersion"]}, "status": status}
-    return Plan(patches=(Patch(names.NODE_BUDGETS, Key("", BUDGET), body, subresource="status"),), requeue_after_s=requeue)
+    return Plan(
+        patches=(Patch(names.NODE_BUDGETS, Key("", BUDGET), body, subresource="status"),), requeue_after_s=requeue
+    )
 
 
 def empty_budget() -> Manifest:
@@ -122,7 +126,9 @@ def empty_budget() -> Manifest:
 def _reservations(budget: Manifest) -> dict[str, Reservation]:
     found = ((budget.get("status") or {}).get("reservations") or {}).items()
     return {
-        uid: Reservation(str(r.get("claim", "")), float(r.get("dollarsPerHour") or 0.0), str(r.get("missingSince") or ""))
+        uid: Reservation(
+            str(r.get("claim", "")), float(r.get("dollarsPerHour") or 0.0), str(r.get("missingSince") or "")
+        )
         for uid, r in found
     }
 

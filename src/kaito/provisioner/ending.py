@@ -86,12 +86,16 @@ def _empty(claim: Claim, nodes: Sequence[Manifest], work: Workload, timing: Timi
         if claim.deleted is not None and not is_deleting(node) and _has_finalizer(node)
     )
     if is_lost and not any(is_true(node, "Ready") for node in nodes):
-        return Ending(patches, delete=doomed, conditions=_emptied(), done=not patches and not doomed, again_s=LOOK_AGAIN_S)
+        return Ending(
+            patches, delete=doomed, conditions=_emptied(), done=not patches and not doomed, again_s=LOOK_AGAIN_S
+        )
     deadline = deadline_of(claim)
     is_over = deadline is not None and now >= deadline
     step = drain(work.pods, work.disruption_budgets, deadline=deadline, stuck_s=timing.stuck_pod_s, now=now)
     if patches or doomed or (step.waits_for and not is_over):
-        waits = Condition(names.DRAINED, "Unknown", names.REASON_DRAINING, step.waits_for or "The node is being closed.")
+        waits = Condition(
+            names.DRAINED, "Unknown", names.REASON_DRAINING, step.waits_for or "The node is being closed."
+        )
         return Ending(patches, step.evictions, (*doomed, *step.deletions), conditions=(waits,), again_s=LOOK_AGAIN_S)
     drained = Condition(names.DRAINED, "True")
     if step.waits_for:
@@ -99,7 +103,9 @@ def _empty(claim: Claim, nodes: Sequence[Manifest], work: Workload, timing: Timi
     return _detached(claim, work, drained, timing, is_over=is_over, now=now)
 
 
-def _detached(claim: Claim, work: Workload, drained: Condition, timing: Timing, *, is_over: bool, now: datetime) -> Ending:
+def _detached(
+    claim: Claim, work: Workload, drained: Condition, timing: Timing, *, is_over: bool, now: datetime
+) -> Ending:
     if not work.attachments:
         return Ending(conditions=(drained, Condition(names.VOLUMES_DETACHED, "True")), done=True)
     text = f"{len(work.attachments)} volume attachments are left"
@@ -133,13 +139,15 @@ def _remove(observed: Observed, instance: Instance | None, conditions: tuple[Con
         text = "It is made sure that there is no machine." + _trouble(observed)
         terminating = Condition(names.INSTANCE_TERMINATING, "Unknown", names.REASON_WAITING, text)
         return Ending(conditions=(*conditions, terminating), again_s=max(1.0, left_s))
-    terminating = Condition(names.INSTANCE_TERMINATING, "True", message=f"{instance.id} is being deleted.{_trouble(observed)}")
+    terminating = Condition(
+        names.INSTANCE_TERMINATING, "True", message=f"{instance.id} is being deleted.{_trouble(observed)}"
+    )
     calls = (instances.Delete(instance),) if instance.state != "stopping" else ()
     return Ending(calls=calls, conditions=(*conditions, terminating), again_s=RETRY_DELETE_S)
 
 
 def _trouble(observed: Observed) -> str:
-    return f" The cloud cannot be asked: {observed.sight.trouble}" if observed.sight.trouble else ""
+    return f" The cloud cannot be asked: {observed.sight.trouble}" if observed.sight.trouble is not None else ""
 
 
 def _has_finalizer(node: Manifest) -> bool:

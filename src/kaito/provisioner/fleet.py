@@ -54,8 +54,8 @@ class Sight:
     """Whether there has been a list at all."""
     instance: Instance | None
     outcome: Outcome | None
-    trouble: str
-    """Why the cloud cannot be listed; empty when it can."""
+    trouble: CloudError | None
+    """Why the cloud cannot be listed; None when it can."""
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class Fleet:
         """`settle_s`: how long a call that another replica, or this one before it was restarted, has sent may still
         take to have its effect."""
         self.market = market
-        self.trouble = ""
+        self.trouble: CloudError | None = None
         self.started: datetime | None = None
         """When this process took over; None where another one may be acting beside it at any time."""
         self._lag = timedelta(seconds=list_lag_s)
@@ -140,7 +140,9 @@ class Fleet:
     @property
     def is_busy(self) -> bool:
         """Whether something is expected to change without our doing."""
-        return any(known.instance.state != "running" for known in self._known.values()) or bool(self._calling)
+        return any(known.instance.state not in ("running", "gone") for known in self._known.values()) or bool(
+            self._calling
+        )
 
     # Feeding
 
@@ -182,7 +184,7 @@ class Fleet:
 
     def listed(self, instances: Iterable[Instance], began: datetime) -> None:
         """A whole list that was asked for at `began`."""
-        self.trouble = ""
+        self.trouble = None
         changed = set()
         seen = set()
         for instance in instances:
@@ -210,9 +212,12 @@ class Fleet:
         for claim in list(self._by_claim) if first else changed:
             self._wake(claim)
 
-    def not_listed(self, text: str) -> None:
+    def not_listed(self, error: CloudError) -> None:
         """A list has failed."""
-        self.trouble = text
+        is_news = str(error) != str(self.trouble)
+        self.trouble = error
+        for claim in list(self._by_claim) if is_news else ():
+            self._wake(claim)
 
     def forget(self, uid: str, claim: str) -> None:
         """The claim is gone for good."""

@@ -89,6 +89,8 @@ class Backend(Protocol):
     """For how long after a change a list may not show it yet."""
     busy_s: float
     """How often to list while something is expected to change."""
+    idle_s: float
+    """And otherwise."""
     calls_per_s: float
     """How many calls in a second the cloud takes well."""
 

@@ -106,7 +106,9 @@ def promised(market: Market, instance: Instance) -> int:
 def shown(node: Manifest) -> int:
     """How many `nvidia.com/gpu` the node has to give."""
     status = node.get("status") or {}
-    amounts = [quantity((status.get(field) or {}).get(names.GPU_RESOURCE)) or 0 for field in ("capacity", "allocatable")]
+    amounts = [
+        quantity((status.get(field) or {}).get(names.GPU_RESOURCE)) or 0 for field in ("capacity", "allocatable")
+    ]
     return int(min(amounts))
 
 
@@ -133,7 +135,10 @@ def _waits_for(claim: Claim, node: Manifest, gpus: int) -> tuple[str, str] | Non
     missing = gpus_missing(node, gpus)
     if missing:
         before = f"; before: {claim.replaced.why}" if claim.replaced.why else ""
-        return names.REASON_GPUS_MISSING, f"{missing}: NVIDIA's device plugin is starting, or has to be installed{before}."
+        return (
+            names.REASON_GPUS_MISSING,
+            f"{missing}: NVIDIA's device plugin is starting, or has to be installed{before}.",
+        )
     allocatable: Mapping[str, object] = (node.get("status") or {}).get("allocatable") or {}
     for name, amount in claim.requests.items():
         if "/" in name and quantity(amount) and not quantity(allocatable.get(name)):

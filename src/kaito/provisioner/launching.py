@@ -109,7 +109,9 @@ def _launched(claim: Claim, instance: Instance, market: Market) -> Stage:
     events: tuple[Event, ...] = ()
     if not claim.reached(names.LAUNCHED):
         text = f"{instance.id}: a {instance.instance_type}, {instance.capacity_type}, starts"
-        events = (Event(claim.manifest, names.EVENT_LAUNCHED, f"{text} in {instance.zone}." if instance.zone else f"{text}."),)
+        events = (
+            Event(claim.manifest, names.EVENT_LAUNCHED, f"{text} in {instance.zone}." if instance.zone else f"{text}."),
+        )
     return Stage((Condition(names.LAUNCHED, "True"),), patches, events=events, status=status, done=True)
 
 
@@ -132,7 +134,9 @@ def explained(error: errors.CloudError | None, attempt: Attempt | None) -> tuple
 def _ask_again(claim: Claim, attempt: Attempt, market: Market, outcome: Outcome | None) -> Stage:
     offer = market.named(attempt.instance_type, attempt.zone, attempt.capacity_type)
     if offer is None:
-        offer = Offer(attempt.instance_type, attempt.zone, "spot" if attempt.capacity_type == "spot" else "on-demand", None, 0)
+        offer = Offer(
+            attempt.instance_type, attempt.zone, "spot" if attempt.capacity_type == "spot" else "on-demand", None, 0
+        )
     error = outcome.error if outcome is not None and outcome.attempt == attempt.number else None
     reason, message = explained(error, attempt)
     condition = Condition(names.LAUNCHED, "Unknown", reason, message[:MOST_TEXT])

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plan for one claim: its stages in order, what ends it, and what becomes of what it leaves. Pure and total.
 
-    launching.py  the machine          joining.py  the node, and that it is usable
-    ending.py     and away again       budget.py   whether there may be one
+launching.py  the machine          joining.py  the node, and that it is usable
+ending.py     and away again       budget.py   whether there may be one
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEPT_REASONS = frozenset({
     names.REASON_NO_TYPE, names.REASON_IMPOSSIBLE, names.REASON_PRICE,
 })  # fmt: skip
 """Claims that wait for a person are not given up: another claim would wait just so."""
-LOOK_S = 1.0
+LOOK_S, UNLISTED_S = 1.0, 5.0
 
 
 def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
@@ -68,9 +68,11 @@ def _advance(observed: Observed, settings: Settings, now: datetime) -> Plan:
     if observed.strangers and instance is None:
         return _behind_strangers(observed, now)
     if not sight.listed and instance is None:
-        text = f"The cloud is being looked at. {sight.trouble}".strip()
-        first = Condition(names.LAUNCHED, "Unknown", names.REASON_UNAUTHORISED if sight.trouble else names.REASON_WAITING, text)
-        return _told(claim, [Stage((first,))], now)
+        reason, text = (
+            explained(sight.trouble, None) if sight.trouble else (names.REASON_WAITING, "The cloud is looked at.")
+        )
+        told = _told(claim, [Stage((Condition(names.LAUNCHED, "Unknown", reason, text),))], now)
+        return replace(told, requeue_after_s=UNLISTED_S)
     first_stage = launch(
         claim, instance, sight.outcome, observed.fleet,
         grant=granted(observed.budget, claim.uid), room=standing(settings, observed.budget),
@@ -137,7 +139,9 @@ def _timed_out(claim: Claim, stages: list[Stage], condition: Condition, now: dat
     reason = names.REASON_LAUNCH_TIMEOUT if is_launch else names.REASON_REGISTRATION_TIMEOUT
     what = "No machine was found" if is_launch else "The machine did not become a node"
     text = f"{what} in time: the claim is deleted. {condition.message}"
-    failed = replace(stages[-1], conditions=(replace(condition, status="False", reason=reason, message=text),), calls=())
+    failed = replace(
+        stages[-1], conditions=(replace(condition, status="False", reason=reason, message=text),), calls=()
+    )
     return _deleted(claim, Event(claim.manifest, reason, text, "Warning"), _told(claim, [*stages[:-1], failed], now))
 
 
@@ -155,7 +159,9 @@ def _blind(observed: Observed, stages: list[Stage], settings: Settings, now: dat
     if deadline is None or now < deadline:
         told = _told(claim, stages, now)
         return replace(told, requeue_after_s=_left(deadline, now))
-    why = f"{gpus_missing(node, promised(observed.fleet.market, instance))} after {settings.timing.gpus_s / 60:g} minutes"
+    why = (
+        f"{gpus_missing(node, promised(observed.fleet.market, instance))} after {settings.timing.gpus_s / 60:g} minutes"
+    )
     if claim.replaced.count < settings.gpu_replacements and claim.attempt is not None:
         return _give_up(claim, why, count=claim.replaced.count + 1, now=now)
     text = f"{why}; {claim.replaced.count} machines were replaced for that: see the device plugin's pods on the node."
@@ -172,7 +178,9 @@ def _give_up(claim: Claim, why: str, *, count: int, now: datetime) -> Plan:
     number = claim.attempt.number if claim.attempt is not None else 0
     if number == 0:  # made by another provisioner: ours has to be able to tell it from the next one
         number = 1
-    notes: dict[str, str | None] = {names.REPLACED_ANNOTATION: str(Replaced(number, count, " ".join(why.split())[:300]))}
+    notes: dict[str, str | None] = {
+        names.REPLACED_ANNOTATION: str(Replaced(number, count, " ".join(why.split())[:300]))
+    }
     if claim.attempt is None:
         notes[names.ATTEMPT_ANNOTATION] = str(Attempt(1, "-", "", "on-demand"))
     event = Event(claim.manifest, names.REASON_LAUNCH_FAILED, f"The machine is given up: {why}.", "Warning")
@@ -226,7 +234,9 @@ def _lost(observed: Observed, instance: Instance | None, now: datetime) -> Plan:
     note = f": {instance.note}" if instance is not None and instance.note else ""
     text = f"The machine of {claim.name} is gone{note}."
     stage = Stage((Condition(names.LAUNCHED, "False", names.REASON_INSTANCE_LOST, text),))
-    return _deleted(claim, Event(claim.manifest, names.REASON_INSTANCE_LOST, text, "Warning"), _told(claim, [stage], now))
+    return _deleted(
+        claim, Event(claim.manifest, names.REASON_INSTANCE_LOST, text, "Warning"), _told(claim, [stage], now)
+    )
 
 
 def _behind_strangers(observed: Observed, now: datetime) -> Plan:
@@ -259,7 +269,9 @@ def _finish(observed: Observed, settings: Settings, now: datetime) -> Plan:
 
 def _present(claim: Claim, type_: str) -> Condition:
     found = claim.condition(type_) or {}
-    return Condition(type_, found.get("status", "Unknown"), found.get("reason", names.REASON_WAITING), found.get("message", ""))
+    return Condition(
+        type_, found.get("status", "Unknown"), found.get("reason", names.REASON_WAITING), found.get("message", "")
+    )
 
 
 def _of_nobody(observed: Observed, now: datetime) -> Plan:

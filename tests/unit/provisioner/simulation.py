@@ -198,7 +198,9 @@ class View:
     def get(self, kind: Resource, name: str, namespace: str = "") -> Manifest | None:
         return self.kinds[kind].get(name)
 
-    def list(self, kind: Resource, namespace: str | None = None, *, labels: Mapping[str, str] | None = None) -> list[Manifest]:
+    def list(
+        self, kind: Resource, namespace: str | None = None, *, labels: Mapping[str, str] | None = None
+    ) -> list[Manifest]:
         wanted = (labels or {}).items()
         found = self.kinds[kind].values()
         return [o for o in found if wanted <= (o["metadata"].get("labels") or {}).items()] if labels else list(found)
@@ -221,7 +223,7 @@ class Replica:
 
     def list(self) -> None:
         if self.cloud.happens(0.1):
-            self.fleet.not_listed("no answer")
+            self.fleet.not_listed(errors.Unclear("no answer"))
         else:
             self.fleet.listed(self.cloud.list(self.objects.now), self.objects.now)
 
@@ -304,8 +306,6 @@ def claim_of(name: str, types: Iterable[str], **spec: Any) -> Manifest:
         "metadata": {"name": name},
         "spec": {"nodeClassRef": reference, "requirements": [term], **spec},
     }
-
-
 
 
 __all__ = ["OFFERS", "SETTINGS", "Machine", "Objects", "Replica", "SimulatedCloud", "claim_of", "key_of", "node_of"]
