@@ -11,7 +11,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from kaito.catalog.models import Record, read_data
+from kaito.catalog.files import read_data
+from kaito.catalog.models import Record
 
 CLOUDS: Final = ("azure", "aws", "gcp", "arc")
 """The clouds with a table of instance types."""

@@ -184,8 +184,10 @@ class Loop:
         if plan is None:
             return None
         await self._applier.carry_out(plan, self.controller.resource, key)
-        for call in plan.calls if self.controller.outside is not None else ():
-            await self.controller.outside.carry_out(call)
+        outside = self.controller.outside
+        if outside is not None:
+            for call in plan.calls:
+                await outside.carry_out(call)
         return plan.requeue_after_s
 
     def _rest_s(self, key: Key) -> float:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""The provisioner put together: client, CustomResourceDefinitions, backend, cloud, controllers, leader election, metrics.
+"""The provisioner put together: client, CustomResourceDefinitions, backend, cloud, controllers, election, metrics.
 
 The one place that knows all of them. Each cloud's SDK is loaded only when that cloud is chosen.
 """
@@ -96,7 +96,7 @@ def backend_of(settings: Settings, client: Client) -> Backend:
         module = importlib.import_module(f"kaito.provisioner.backends.{settings.cloud}")
     except ModuleNotFoundError as error:
         raise CannotStart(
-            f"--cloud {settings.cloud} needs the package {error.name}: pip install 'kaito[provisioner-{settings.cloud}]'."
+            f"--cloud {settings.cloud} needs {error.name}: pip install 'kaito[provisioner-{settings.cloud}]'."
         ) from error
     made: Callable[[Settings], Backend] = getattr(module, SDK[settings.cloud]).from_settings
     return made(settings)

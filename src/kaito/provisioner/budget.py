@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""The hard limit on machines and on dollars per hour: who may have a machine is granted in one object, NodeBudget/default.
+"""The hard limit on machines and on dollars per hour: who may have one is granted in one object, NodeBudget/default.
 
-Its `spec` holds the limits that people set, its `status` a reservation for each claim. A claim's plan asks the cloud for
-nothing that is not reserved. A reservation is made by a write that fails if anybody, another replica or a person who
+Its `spec` holds the limits that people set, its `status` a reservation for each claim. A claim's plan asks the cloud
+for nothing that is not reserved. A reservation is made by a write that fails if anybody, another replica or a person who
 lowers a limit, has changed the object since it was read; so the sum is never above the limit, however stale the other
 caches are. It is dropped only for reasons that stay true: its claim is being deleted and certainly has no machine.
 """
@@ -169,7 +169,11 @@ def _granted(
             continue
         more_nodes, more_dollars = (0 if held else 1), wanted - (held.dollars if held else 0.0)
         # What exists is written down whatever the limits say, and frees nothing by being ignored.
-        if exists or more_dollars <= 0 and not more_nodes or _fits(nodes + more_nodes, dollars + more_dollars, allowed):
+        if (
+            exists
+            or (more_dollars <= 0 and not more_nodes)
+            or _fits(nodes + more_nodes, dollars + more_dollars, allowed)
+        ):
             after[claim.uid] = Reservation(claim.name, wanted)
             nodes, dollars = nodes + more_nodes, dollars + more_dollars
     return after

@@ -16,7 +16,7 @@ from typing import Any, Final
 from kaito.api import nodeclaims as names
 from kaito.kube.manifest import Manifest, annotations_of, labels_of, merged_conditions, parse_time, rfc3339
 from kaito.kube.resource import Resource
-from kaito.provisioner.offers import CapacityType, Offer, Requirement, Wish
+from kaito.provisioner.offers import Offer, Requirement, Wish
 
 STAGES: Final = (names.LAUNCHED, names.REGISTERED, names.INITIALIZED)
 IMAGE_FAMILY_ANNOTATION: Final = "kaito.sh/node-image-family"
@@ -121,7 +121,11 @@ class Claim:
 
     @property
     def wish(self) -> Wish:
-        return Wish(_requirements(self.spec), tuple(sorted(labels_of(self.manifest).items())))
+        """What it asks of its machine. One that the cloud may take back has to be asked for."""
+        terms = _requirements(self.spec)
+        if all(term.key != names.CAPACITY_TYPE_LABEL for term in terms):
+            terms = (*terms, Requirement(names.CAPACITY_TYPE_LABEL, "In", ("on-demand",)))
+        return Wish(terms, tuple(sorted(labels_of(self.manifest).items())))
 
     @property
     def taints(self) -> list[Manifest]:
@@ -241,11 +245,6 @@ def _requirements(spec: Manifest) -> tuple[Requirement, ...]:
         Requirement(str(term["key"]), str(term["operator"]), tuple(str(value) for value in term.get("values") or ()))
         for term in spec.get("requirements") or ()
     )
-
-
-def capacity_type_of(text: str) -> CapacityType:
-    """The contract that a label names; on-demand when it names none."""
-    return "spot" if text == "spot" else "on-demand"
 
 
 def moment(text: object) -> datetime | None:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Taking a machine away: the node is closed and emptied, the machine deleted, and then, surely, gone. Pure.
 
-The same for a claim that is deleted, for a machine that is given up while its claim stays, and for a node without claim.
+The same for a claim that is deleted, for a machine that is given up while its claim stays, and for a node without one.
 """
 
 from __future__ import annotations

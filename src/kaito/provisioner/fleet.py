@@ -190,9 +190,8 @@ class Fleet:
         for instance in instances:
             seen.add(instance.id)
             known = self._known.get(instance.id)
-            if known is not None and known.instance.state in ("gone", "stopping") and instance.is_up:
-                if began <= known.seen_at + self._lag:
-                    continue  # an old answer
+            if known is not None and instance.is_up and self._is_old_answer(known, began):
+                continue
             if instance.state == "failed" and instance.id not in self._failures_told:
                 self._failures_told.add(instance.id)
                 self._async_failure(instance, began)
@@ -211,6 +210,9 @@ class Fleet:
         self._listed_at = began
         for claim in list(self._by_claim) if first else changed:
             self._wake(claim)
+
+    def _is_old_answer(self, known: _Known, began: datetime) -> bool:
+        return known.instance.state in ("gone", "stopping") and began <= known.seen_at + self._lag
 
     def not_listed(self, error: CloudError) -> None:
         """A list has failed."""

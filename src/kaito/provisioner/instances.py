@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""A machine as the cloud tells of it, what is asked of the cloud about one, and the protocol that every cloud speaks."""
+"""A machine as the cloud tells of it, what is asked about one, and the protocol that every cloud speaks."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Delete:
 
 
 class Backend(Protocol):
-    """A cloud. Every method raises `kaito.provisioner.errors.CloudError` and nothing else for what the cloud answers."""
+    """A cloud. Whatever it answers, a method raises nothing but `kaito.provisioner.errors.CloudError`."""
 
     name: str
     list_lag_s: float

@@ -8,7 +8,6 @@ Conditions and reasons are Karpenter's; that the GPUs of the instance type have 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 
 from kaito.api import nodeclaims as names
 from kaito.kube.manifest import Manifest, annotations_of, is_true, key_of, labels_of, owner_reference

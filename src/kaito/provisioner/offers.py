@@ -17,13 +17,13 @@ from kaito.api.nodeclaims import (
     CAPACITY_TYPE_LABEL,
     INSTANCE_TYPE_LABEL,
     OS_LABEL,
-    REGION_LABEL,
     ZONE_LABEL,
 )
 
 CapacityType = Literal["on-demand", "spot"]
+CAPACITY_TYPES: Final[tuple[CapacityType, ...]] = ("on-demand", "spot")
 SPOT_ORDER_FACTOR: Final = 0.4
-"""Spot machines are tried as if they cost this share of the list price; what they count against a budget is all of it."""
+"""Spot machines are tried as if they cost this share of the list price; against a budget all of it counts."""
 MOST_NAMED = 5
 
 
@@ -53,16 +53,22 @@ class Offer:
 
 
 def offer(
-    instance_type: str, zone: str, capacity_type: CapacityType, *, dollars: float | None, gpus: int, **labels: str
+    instance_type: str,
+    zone: str,
+    capacity_type: CapacityType,
+    *,
+    dollars: float | None,
+    gpus: int,
+    labels: Mapping[str, str] | None = None,
 ) -> Offer:
-    """An offer with the well-known labels filled in; `labels` uses __ for / and _ for - in none: pass them by dict."""
+    """An offer with the well-known labels filled in."""
     known = {
         INSTANCE_TYPE_LABEL: instance_type,
         CAPACITY_TYPE_LABEL: capacity_type,
         OS_LABEL: "linux",
         ARCHITECTURE_LABEL: "amd64",
         **({ZONE_LABEL: zone} if zone else {}),
-        **labels,
+        **(labels or {}),
     }
     return Offer(instance_type, zone, capacity_type, dollars, gpus, known)
 
@@ -118,7 +124,9 @@ class Market:
         self.offers = tuple(sorted(offers, key=lambda offer: offer.order))
         self._known = frozenset(key for offer in self.offers for key in offer.labels)
         self._found: dict[Wish, tuple[Offer, ...]] = {}
-        self._by_name = {(o.instance_type.lower(), o.zone, o.capacity_type): o for o in self.offers}
+        self._by_name: dict[tuple[str, str, str], Offer] = {
+            (o.instance_type.lower(), o.zone, o.capacity_type): o for o in self.offers
+        }
 
     def named(self, instance_type: str, zone: str, capacity_type: str) -> Offer | None:
         """The offer of this type, zone and contract."""
@@ -138,7 +146,7 @@ class Market:
         return found
 
     def complaint(self, wish: Wish) -> tuple[bool, str]:
-        """Why nothing satisfies the wish: whether it is the instance type, and a sentence with what there is instead."""
+        """Why nothing satisfies the wish: whether it is the instance type, and what there is instead."""
         own = {key: value for key, value in wish.labels if key not in self._known}
         left: Sequence[Offer] = self.offers
         for requirement in sorted(wish.requirements, key=lambda r: r.key != INSTANCE_TYPE_LABEL):
@@ -157,6 +165,3 @@ def _sentence(requirement: Requirement, left: Sequence[Offer], *, is_type: bool)
     shown = ", ".join(there[:MOST_NAMED]) + (f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else "")
     has = f"has {shown}" if there else "does not know that label"
     return f"no instance type satisfies {requirement}: this cloud {has}"
-
-
-__all__ = ["REGION_LABEL", "CapacityType", "Market", "Offer", "Requirement", "Wish", "offer"]

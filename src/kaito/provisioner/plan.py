@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from kaito.api import nodeclaims as names
-from kaito.kube.manifest import Key, Manifest, is_true, labels_of
+from kaito.kube.manifest import Key, Manifest, is_true
 from kaito.kube.plan import Delete, Event, Patch, Plan
 from kaito.provisioner import ending, instances
 from kaito.provisioner.budget import granted, limits, standing
@@ -23,7 +23,6 @@ from kaito.provisioner.instances import Instance
 from kaito.provisioner.joining import gpus_missing, initialize, promised, register
 from kaito.provisioner.launching import Stage, annotated, explained, launch
 from kaito.provisioner.observe import Observed
-from kaito.provisioner.offers import Wish
 from kaito.provisioner.settings import Settings, Timing
 
 KEPT_REASONS = frozenset({
@@ -302,8 +301,7 @@ def _drift(observed: Observed, stages: Iterable[Stage]) -> list[Stage]:
     if claim is None or instance is None or not claim.reached(names.READY) or claim.attempt is None:
         return []
     offer = observed.fleet.market.named(instance.instance_type, instance.zone, instance.capacity_type)
-    wish = Wish(claim.wish.requirements, tuple(sorted(labels_of(claim.manifest).items())))
-    if offer is not None and offer not in observed.fleet.market.matching(wish):
+    if offer is not None and offer not in observed.fleet.market.matching(claim.wish):
         text = f"the machine, {offer}, is not what the claim asks for"
         return [Stage((Condition(names.DRIFTED, "True", names.REASON_REQUIREMENTS_DRIFTED, text),))]
     known = str(claim.status.get("imageID") or "")

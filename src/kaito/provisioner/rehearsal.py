@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""A dry run: says as an event and in the log what would be asked of the cloud for a claim, and changes nothing. Pure."""
+"""A dry run: says as an event what would be asked of the cloud for a claim, and changes nothing. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster and a cloud in a few dicts, for histories by the thousand: replicas with caches that lag behind, calls whose
-answers are lost or whose effects come late, stock-outs, machines that fail, never join, show no GPUs, or die.
+"""A cluster and a cloud in a few dicts, for histories by the thousand: replicas with caches that lag, calls whose answers are lost or whose effects come late, stock-outs, machines that fail, never join, show no GPUs, or die.
 
 Objects are never changed in place, so a lagging cache is a copy of a dict of references.
 """
@@ -11,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -21,7 +21,7 @@ from kaito.kube.resource import NODES, POD_DISRUPTION_BUDGETS, PODS, Resource
 from kaito.provisioner import errors
 from kaito.provisioner.budget import observe_books, plan_budget
 from kaito.provisioner.fleet import Fleet
-from kaito.provisioner.guard import may_create
+from kaito.provisioner.guard import is_orphan, may_create
 from kaito.provisioner.instances import Create, Delete, Instance
 from kaito.provisioner.observe import CLAIM_KINDS, VOLUME_ATTACHMENTS, observe
 from kaito.provisioner.offers import Market, offer
@@ -236,7 +236,7 @@ class Replica:
         for kind in (names.NODE_CLAIMS,):
             observed = observe(self.view, Key("", name), kind, self.fleet, SETTINGS)
             if observed is not None:
-                self._do(lambda: plan(observed, SETTINGS, self.objects.now), kind, name)
+                self._do(partial(plan, observed, SETTINGS, self.objects.now), kind, name)
 
     def _do(self, make: Callable[[], Plan], kind: Resource, name: str) -> None:
         made = make()
@@ -264,8 +264,9 @@ class Replica:
             except errors.CloudError as error:
                 self.fleet.not_made(order, error, now)
             return
-        if any((server[kind].get(call.instance.claim) or {"metadata": {}})["metadata"].get("uid") == call.instance.claim_uid
-               for kind in call.orphan_of):  # fmt: skip
+        if call.orphan_of and not is_orphan(
+            call.instance, [server[kind].get(call.instance.claim) for kind in KINDS[:2]]
+        ):
             return
         try:
             self.cloud.delete(call, now)
@@ -304,7 +305,11 @@ def claim_of(name: str, types: Iterable[str], **spec: Any) -> Manifest:
         "apiVersion": names.NODE_CLAIMS.api_version,
         "kind": "NodeClaim",
         "metadata": {"name": name},
-        "spec": {"nodeClassRef": reference, "requirements": [term], **spec},
+        "spec": {
+            "nodeClassRef": reference,
+            "requirements": [term, {"key": names.CAPACITY_TYPE_LABEL, "operator": "Exists"}],
+            **spec,
+        },
     }
 
 

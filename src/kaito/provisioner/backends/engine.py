@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kaito.api import nodeclaims as names
-from kaito.catalog.gpus import instance_types
-from kaito.catalog.prices import dollars_per_hour
+from kaito.catalog.prices import CLOUDS, Machine, machines
 from kaito.kube.client import Client
 from kaito.kube.errors import AlreadyExists, ApiError, Forbidden, Invalid, TooManyRequests, Unauthorized
 from kaito.kube.errors import NotFound as ApiNotFound
 from kaito.kube.manifest import Manifest, labels_of
 from kaito.kube.resource import CONFIG_MAPS, NAMESPACES
 from kaito.provisioner import errors
-from kaito.provisioner.claim import capacity_type_of
 from kaito.provisioner.instances import Instance, Order
-from kaito.provisioner.offers import Offer, offer
+from kaito.provisioner.offers import CAPACITY_TYPES, CapacityType, Offer, offer
 
 NAMESPACE = "simulated-machines"
 MACHINE_LABEL = "engine.kaito.sh/machine"
@@ -82,14 +80,21 @@ class EngineBackend:
     async def instance_types(self) -> Sequence[Offer]:
         """Every type of the catalogue, on demand and spot."""
         return [
-            offer(
-                known.name, "", capacity_type_of(kind), dollars=dollars_per_hour(known.cloud, known.name) or 0.0,
-                gpus=known.gpus.count if known.gpus.is_nvidia else 0,
-                **{"karpenter.azure.com/sku-name": known.name, "karpenter.k8s.aws/instance-gpu-count": str(known.gpus.count)},
-            )
-            for known in instance_types()
-            for kind in ("on-demand", "spot")
-        ]  # fmt: skip
+            with_price(machine, capacity_type)
+            for cloud in CLOUDS
+            for machine in machines(cloud)
+            for capacity_type in CAPACITY_TYPES
+        ]
+
+
+def with_price(machine: Machine, capacity_type: CapacityType) -> Offer:
+    """The offer of a machine of any cloud, with the labels by which claims for that cloud choose it."""
+    labels = {
+        "karpenter.azure.com/sku-name": machine.name,
+        "karpenter.k8s.aws/instance-gpu-count": str(machine.nvidia_gpus),
+    }
+    dollars = machine.dollars_per_hour or 0.0
+    return offer(machine.name, "", capacity_type, dollars=dollars, gpus=machine.nvidia_gpus, labels=labels)
 
 
 def machine(order: Order, boot_s: float) -> Manifest:
