@@ -3,9 +3,9 @@
 """The hard limit on machines and on dollars per hour: who may have one is granted in one object, NodeBudget/default.
 
 Its `spec` holds the limits that people set, its `status` a reservation for each claim. A claim's plan asks the cloud
-for nothing that is not reserved. A reservation is made by a write that fails if anybody, another replica or a person who
-lowers a limit, has changed the object since it was read; so the sum is never above the limit, however stale the other
-caches are. It is dropped only for reasons that stay true: its claim is being deleted and certainly has no machine.
+for nothing that is not reserved. A reservation is made by a write that fails if anybody, another replica or a person
+who lowers a limit, has changed the object since it was read; so the sum is never above the limit, however stale the
+other caches are. It is dropped only for reasons that stay true: its claim is being deleted and certainly has no machine.
 """
 
 from __future__ import annotations

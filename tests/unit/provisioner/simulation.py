@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster and a cloud in a few dicts, for histories by the thousand: replicas with caches that lag, calls whose answers are lost or whose effects come late, stock-outs, machines that fail, never join, show no GPUs, or die.
+"""A cluster and a cloud in a few dicts, for histories by the thousand: replicas with caches that lag, calls whose
+answers are lost or whose effects come late, stock-outs, machines that fail, never join, show no GPUs, or die.
 
 Objects are never changed in place, so a lagging cache is a copy of a dict of references.
 """
