@@ -5,7 +5,7 @@
 Its `spec` holds the limits that people set, its `status` a reservation for each claim. A claim's plan asks the cloud
 for nothing that is not reserved. A reservation is made by a write that fails if anybody, another replica or a person
 who lowers a limit, has changed the object since it was read; so the sum is never above the limit, however stale the
-other caches are. It is dropped only for reasons that stay true: its claim is being deleted and certainly has no machine.
+other caches are. It is dropped only for what stays true: its claim is being deleted and certainly has no machine.
 """
 
 from __future__ import annotations

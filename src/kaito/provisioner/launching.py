@@ -149,7 +149,7 @@ def _ask_anew(claim: Claim, outcome: Outcome | None, fleet: Fleet, *, grant: flo
     if offer is None:
         return _out_of_stock(claim, fleet, now)
     if needs_price and offer.dollars is None:
-        text = f"{offer.instance_type}: no list price is known, and dollars are limited: lift the limit, or use another type."
+        text = f"{offer.instance_type}: no price is known and dollars are limited: lift the limit, or use another type."
         return _said("False", names.REASON_PRICE, text)
     if grant is None or (offer.dollars or 0.0) > grant + 1e-9:
         price = f", this one takes up to ${offer.dollars:g}" if offer.dollars else ""

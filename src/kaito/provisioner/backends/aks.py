@@ -53,7 +53,7 @@ CAPACITY: Final = re.compile(
 QUOTA: Final = re.compile(r"quota|exceeding approved", re.IGNORECASE)
 
 
-class SteppedPolling(ARMPolling):  # type: ignore[misc]
+class SteppedPolling(ARMPolling):
     """A long-running operation that is looked at when we like, not by a thread that waits for it."""
 
     def run(self) -> None:
@@ -132,7 +132,7 @@ class AksBackend:
         method = SteppedPolling()
         body = AgentPool(pool(order))
         try:
-            poller = self._client.agent_pools.begin_create_or_update(
+            self._client.agent_pools.begin_create_or_update(
                 *self._where, name, body, etag="*", match_condition=MatchConditions.IfMissing, polling=method
             )
         except HttpResponseError as error:
@@ -144,7 +144,7 @@ class AksBackend:
                 text = f"agent pool {name} was not made for this claim: delete the pool, or give the claim another name"
                 raise errors.NameTaken(text) from error
             return self._instance(found) or instance_of_order(order, name)
-        self._operations[name] = poller.polling_method()
+        self._operations[name] = method
         return instance_of_order(order, name)
 
     def _existing(self, name: str, error: HttpResponseError) -> Any:
@@ -156,7 +156,7 @@ class AksBackend:
                 raise error from None
             raise
 
-    def _list(self) -> list[Instance]:
+    def _list(self) -> Sequence[Instance]:
         found = [self._instance(one) for one in self._client.agent_pools.list(*self._where)]
         instances = [one for one in found if one is not None]
         there = {one.id for one in instances}
@@ -182,7 +182,7 @@ class AksBackend:
             state=state,
             instance_type=properties.vm_size or "",
             zone=next(iter(properties.availability_zones or ()), ""),
-            capacity_type="spot" if str(properties.scale_set_priority or "").lower() == "spot" else "on-demand",
+            capacity_type="spot" if properties.scale_set_priority == "Spot" else "on-demand",
             image=properties.node_image_version or "",
             note=text,
             fault=fault_of(f"{code} {text}") if state == "failed" else "",
@@ -265,7 +265,7 @@ def error_of(error: HttpResponseError, *, is_one: bool) -> errors.CloudError:
     message = str(error.error.message if error.error is not None else error.message)
     text, status = f"{code}: {message}" if code else message, error.status_code or 0
     if status == 429:
-        after = (error.response.headers if error.response is not None else {}).get("Retry-After", "")
+        after = getattr(error.response, "headers", {}).get("Retry-After", "")
         return errors.Throttled(text, float(after) if str(after).isdigit() else None)
     if status in (401, 403):
         return errors.Unauthorised(text)

@@ -87,9 +87,8 @@ class AwsBackend:
         if settings.endpoint:
             kinds["endpoint_url"] = settings.endpoint
         self._settings = settings
-        self._ec2 = boto3.client("ec2", **kinds)
-        self._eks = boto3.client("eks", **kinds)
-        self._ssm = boto3.client("ssm", **kinds)
+        session = boto3.session.Session()
+        self._ec2, self._eks, self._ssm = (session.client(name, **kinds) for name in ("ec2", "eks", "ssm"))
         self._threads = Threads()
         self._cluster: Cluster | None = None
         self._image = settings.image
@@ -177,7 +176,7 @@ class AwsBackend:
             raise errors.Rejected(f"no subnet carries the tag {wanted}: add it, or name --subnets")
         return self._subnets
 
-    def _offers(self) -> list[Offer]:
+    def _offers(self) -> Sequence[Offer]:
         zones = list(self._subnets_by_zone())
         known = {machine.name: machine for machine in machines("aws")}
         filters = [{"Name": "location", "Values": zones}, {"Name": "instance-type", "Values": sorted(known)}]

@@ -143,7 +143,7 @@ class GcpBackend:
     def _get(self, name: str) -> Any:
         return self._client.get_node_pool(name=f"{self._cluster}/nodePools/{name}", retry=None, timeout=READ_S)
 
-    def _list(self) -> list[Instance]:
+    def _list(self) -> Sequence[Instance]:
         answer = self._client.list_node_pools(parent=self._cluster, retry=None, timeout=READ_S)
         found = [self._instance(one) for one in answer.node_pools]
         instances = [one for one in found if one is not None]
