@@ -124,7 +124,7 @@ def help_texts() -> dict[str, str]:
 
 def flag_of(name: str, owner: type = Settings) -> str:
     """The flag of a field."""
-    plain = name.removesuffix("_s") if owner is Timing else name
+    plain = name.removesuffix("_s")
     return f"--{plain.replace('_', '-')}" + ("-timeout" if owner is Timing else "")
 
 
