@@ -26,13 +26,16 @@ PURE_GLOBS = (
     "catalog/sizing.py",
     "catalog/flags.py",
     "operator/**/*.py",
+    "provisioner/*.py",
     "engine/controllers/*.py",
     "engine/patching/*.py",
     "engine/schema/*.py",
     "engine/tables/*.py",
     "cli/phases.py",
 )
-IMPURE_BY_NATURE = {"operator/__main__.py", "operator/settings.py", "operator/app.py", "operator/facts.py"}
+IMPURE_BY_NATURE = {"operator/__main__.py", "operator/settings.py", "operator/app.py", "operator/facts.py"} | {
+    f"provisioner/{name}.py" for name in ("__main__", "settings", "app", "cloud", "metrics")
+}
 HEAVY = {"torch", "transformers", "vllm", "faiss", "accelerate", "peft"}
 LONGEST_FILE = 500
 LONGEST_FUNCTION = 70
@@ -74,7 +77,8 @@ def test_a_deciding_module_imports_nothing_that_acts(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["kaito.operator.app", "kaito.engine.app", "kaito.cli.main", "kaito.runtime.__main__"]
+    "package",
+    ["kaito.operator.app", "kaito.engine.app", "kaito.provisioner.app", "kaito.cli.main", "kaito.runtime.__main__"],
 )
 def test_a_deployable_starts_without_the_machine_learning_libraries(package: str) -> None:
     code = f"import sys, {package}; print(*sorted({HEAVY!r} & set(sys.modules)))"

@@ -21,7 +21,8 @@ from moto.server import ThreadedMotoServer
 
 from kaito.api import nodeclaims as names
 from kaito.provisioner import errors
-from kaito.provisioner.backends.aws import BESIDE, CALLS, IMAGE_PARAMETER, AwsBackend, may_set
+from kaito.provisioner.backends.aws import IMAGE_PARAMETER, AwsBackend, may_set
+from kaito.provisioner.backends.calls import AWS, AWS_BESIDE
 from kaito.provisioner.settings import Settings
 from tests.unit.provisioner.orders import order
 
@@ -233,8 +234,8 @@ async def test_the_calls_made_are_those_of_the_table(backend: AwsBackend) -> Non
     current = "instance_types"
     backend._subnets = {}
     await backend.instance_types()
-    assert recorded == {method: set(needed) for method, needed in CALLS.items()}
-    assert BESIDE.keys() <= {right for needed in CALLS.values() for right in needed}
+    assert recorded == {method: set(needed) for method, needed in AWS.items()}
+    assert AWS_BESIDE.keys() <= {right for needed in AWS.values() for right in needed}
 
 
 def test_labels_that_a_kubelet_may_not_set_are_left_out() -> None:

@@ -14,7 +14,8 @@ from google.auth.credentials import AnonymousCredentials
 
 from kaito.api import nodeclaims as names
 from kaito.provisioner import errors
-from kaito.provisioner.backends.gcp import CALLS, GcpBackend
+from kaito.provisioner.backends.calls import GCP
+from kaito.provisioner.backends.gcp import GcpBackend
 from kaito.provisioner.settings import Settings
 from tests.contract.cloud_server import Answer, CloudServer
 from tests.unit.provisioner.orders import order
@@ -189,4 +190,4 @@ async def test_the_calls_made_are_those_of_the_table(gke: Gke, backend: GcpBacke
     await record("list", backend.list())
     await record("delete", backend.delete(made))
     await record("instance_types", backend.instance_types())
-    assert recorded == {method: set(needed) for method, needed in CALLS.items()}
+    assert recorded == {method: set(needed) for method, needed in GCP.items()}

@@ -281,14 +281,3 @@ def error_of(error: HttpResponseError, *, is_one: bool) -> errors.CloudError:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:500]
-
-
-POOLS: Final = "Microsoft.ContainerService/managedClusters/agentPools"
-CALLS: Final[Mapping[str, tuple[str, ...]]] = {
-    "create": (f"{POOLS}/write", f"{POOLS}/read"),
-    "get": (f"{POOLS}/read",),
-    "list": (f"{POOLS}/read", "Microsoft.ContainerService/locations/operations/read"),
-    "delete": (f"{POOLS}/delete",),
-    "instance_types": (),
-}
-"""The rights (Azure's actions) behind each method. The operation is read for pools that fail."""

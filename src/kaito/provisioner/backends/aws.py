@@ -337,17 +337,3 @@ def error_of(error: ClientError) -> errors.CloudError:
     if code in UNCLEAR or status >= 500:
         return errors.Unclear(text)
     return errors.Rejected(text)
-
-
-CALLS: Final[Mapping[str, tuple[str, ...]]] = {
-    "create": ("eks:DescribeCluster", "ssm:GetParameter", "ec2:DescribeSubnets", "ec2:RunInstances"),
-    "get": ("ec2:DescribeInstances",),
-    "list": ("ec2:DescribeInstances",),
-    "delete": ("ec2:TerminateInstances",),
-    "instance_types": ("ec2:DescribeSubnets", "ec2:DescribeInstanceTypeOfferings"),
-}
-"""The operations behind each method; the first two and the subnets are asked once."""
-BESIDE: Final = {
-    "ec2:RunInstances": ("ec2:CreateTags", "iam:PassRole"),
-}
-"""Rights that an operation needs beside the one of its own name: RunInstances tags, and hands on the nodes' role."""

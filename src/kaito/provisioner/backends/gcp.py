@@ -265,13 +265,3 @@ def error_of(error: api.GoogleAPICallError, *, is_one: bool) -> errors.CloudErro
     if status >= 500 or status in (0, 408):
         return errors.Unclear(text)
     return errors.Rejected(text)
-
-
-CALLS: Final[Mapping[str, tuple[str, ...]]] = {
-    "create": ("container.clusters.update", "container.clusters.get"),
-    "get": ("container.clusters.get",),
-    "list": ("container.clusters.get", "container.operations.get"),
-    "delete": ("container.clusters.update",),
-    "instance_types": (),
-}
-"""The permissions behind each method. The operation is read for pools that fail."""
