@@ -60,6 +60,10 @@ generate: $(VENV)/.base ## Write what is generated from code: the CRD and its re
 	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml
 	@$(BIN)/python -m kaito.api.reference > docs/reference/workspace.md
 	@$(BIN)/python -m kaito.operator.faults.page > docs/failures.md
+	@for kind in karpenter.sh_nodeclaims kaito.sh_nodebudgets; do \
+	  cp src/kaito/provisioner/data/$${kind#*_}.yaml charts/kaito/crds/$$kind.yaml; done
+	@for file in docs/reference/provisioner.md deploy/provisioner/aws-policy.json deploy/provisioner/aks-role.json \
+	  deploy/provisioner/gcp-role.yaml; do $(BIN)/python -m kaito.provisioner.page $$file > $$file; done
 
 lock: $(VENV)/.vllm ## Write down the installed versions
 	@{ sed -n '/^#/p' requirements/lock.txt; $(BIN)/pip freeze --exclude-editable \

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every call that a backend makes, as the right that the cloud asks for it. Policies and roles are made of these tables.
+"""Every call that a backend makes, as the right that the cloud asks for it. Policies are made of these tables.
 
 Tests record what the backends really call and compare. Nothing here loads an SDK.
 """
