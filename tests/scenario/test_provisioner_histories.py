@@ -30,7 +30,7 @@ from tests.unit.provisioner.simulation import (
 
 HISTORIES = int(os.environ.get("KAITO_SIMULATIONS", "10000"))
 PARTS = 4
-MOST_ROUNDS, QUIET_ROUNDS = 80, 3
+MOST_ROUNDS, QUIET_ROUNDS = 60, 2
 MARKET = Market(OFFERS)
 PRICES = {o.instance_type: o.dollars for o in OFFERS}
 GPUS = {o.instance_type: o.gpus for o in OFFERS}
@@ -133,7 +133,7 @@ class History:
         still = 0
         for _ in range(MOST_ROUNDS):
             before = self.objects.version
-            self.objects.now += timedelta(seconds=60)
+            self.objects.now += timedelta(seconds=100)
             replica = self.replicas[0]
             replica.list()
             replica.view.catch_up_all()
@@ -153,7 +153,7 @@ def run(seed: int) -> History:
     history = History(seed)
     for _ in range(history.chance.randint(1, 3)):
         history.order()
-    for _ in range(70):
+    for _ in range(55):
         history.step()
         history.check()
     return history
