@@ -87,7 +87,7 @@ class Settings:
     """Of several replicas let one work."""
     namespace: str = "kaito-system"
     """Where the Lease of the leader is."""
-    workers: int = 64
+    workers: int = 24
     """Claims that are worked on at the same time; most of them wait for the cloud."""
     settle_s: float = 45.0
     """For how long after the start calls of an earlier process may still have their effect."""
