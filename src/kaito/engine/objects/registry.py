@@ -43,8 +43,14 @@ class Admission(Protocol):
     def check(self, operation: str, kind: Kind, namespace: str, obj: Manifest | None, *, subresource: str = "") -> None:
         """The rules that need no network: raises StatusError."""
 
+    def fill_in(self, kind: Kind, namespace: str, obj: Manifest) -> Manifest:
+        """A new object with its namespace's defaults, before webhooks see it."""
+
+    def check_rights(self, kind: Kind, obj: Manifest, old: Manifest | None, ctx: WriteContext) -> None:
+        """Whether the user may grant what the object grants: raises StatusError."""
+
     def check_room(self, kind: Kind, namespace: str, obj: Manifest) -> None:
-        """Whether quotas have room for a new object, asked right before it is stored: raises StatusError."""
+        """Whether limits and quotas have room for a new object, right before it is stored: raises StatusError."""
 
     def concerns(self, operation: str, kind: Kind, namespace: str, subresource: str) -> bool:
         """Whether a webhook might be asked."""
@@ -204,6 +210,8 @@ class Registry:
                 reset=strategy.reset(""),
             )
             obj["metadata"] = _with_owners(obj["metadata"], owners)
+        if self.admission is not None:
+            obj = self.admission.fill_in(kind, namespace, obj)
         obj = await self._admitted("CREATE", strategy, obj, None, ctx)
         obj = strategy.prepared_for_create(obj, ctx)
         errors = strategy.creation_errors(obj)
@@ -428,6 +436,8 @@ class Registry:
         subresource: str = "",
     ) -> None:
         namespace = (obj or old or {}).get("metadata", {}).get("namespace", "")
+        if self.admission is not None and obj is not None:
+            self.admission.check_rights(kind, obj, old, ctx)
         if self.admission is not None and self.admission.concerns(operation, kind, namespace, subresource):
             await self.admission.validate(operation, kind, obj, old, ctx, subresource=subresource)
 
