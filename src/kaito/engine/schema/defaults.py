@@ -392,7 +392,10 @@ def _replication_controller(obj: Manifest) -> None:
 
 
 def _autoscaler(obj: Manifest) -> None:
+    target = {"type": "Utilization", "averageUtilization": 80}
     _fill(_map(obj, "spec"), minReplicas=1)
+    if not obj["spec"].get("metrics"):
+        obj["spec"]["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
 
 
 _DEFAULTERS: Final[Mapping[str, Defaulter]] = {
