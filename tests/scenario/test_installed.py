@@ -45,11 +45,13 @@ NAMESPACE = "kaito-system"
 HOOK = "validation.workspace.kaito.sh"
 WITHIN_S = 30.0
 LABELS = {"apps": "demo"}
+NODES_THERE = 5
+"""Each Workspace takes all the GPUs of one."""
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    options = ("--no-node", "--simulated-nodes", "2", "--simulated-gpus", "8")
+    options = ("--no-node", "--simulated-nodes", str(NODES_THERE), "--simulated-gpus", "8")
     with EngineProcess(tmp_path_factory.mktemp("engine"), *options) as running:
         yield running
 
@@ -106,8 +108,8 @@ def operator(engine: EngineProcess, release: helm.Config) -> Iterator[Operator]:
             answer = await client.create(
                 SERVICE_ACCOUNTS, wanted, namespace=NAMESPACE, name="kaito-operator", subresource="token"
             )
-            for name in ("simulated-0000", "simulated-0001"):
-                await client.patch(NODES, name, "", {"metadata": {"labels": LABELS}})
+            for number in range(NODES_THERE):
+                await client.patch(NODES, f"simulated-{number:04}", "", {"metadata": {"labels": LABELS}})
             return Operator(engine, deployment, answer["status"]["token"])
 
     # An object from before our rules: it is created while nobody asks the webhook.
