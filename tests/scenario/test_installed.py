@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import socket
 import subprocess
 import sys
 import time
@@ -155,6 +156,13 @@ async def ready(client: Client, operator: Operator, name: str) -> None:
     await eventually(check, f"{name} is ready", operator)
 
 
+def listens(port: int) -> bool:
+    """Whether somebody does: a killed operator leaves its registration behind."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
 async def registered(client: Client, operator: Operator) -> None:
     """Return once the webhooks that the API server knows are those of the process that runs."""
     port = next(argument for argument in operator.argv if argument.startswith("--webhook-port=")).split("=")[1]
@@ -167,7 +175,7 @@ async def registered(client: Client, operator: Operator) -> None:
             hooks[0]["clientConfig"].get("url", "") if hooks else "",
             converts.get("clientConfig", {}).get("url", ""),
         ]
-        return all(f":{port}/" in url for url in urls)
+        return all(f":{port}/" in url for url in urls) and listens(int(port))
 
     await eventually(check, "the webhooks are registered", operator)
 
