@@ -23,11 +23,7 @@ from pathlib import Path
 from tests.e2e.machine import REPOSITORY, Machine
 from tests.engine_process import EngineProcess
 
-<<<<<<< HEAD
-from benchmarks import creates, idle, operator_scale
-=======
-from benchmarks import creates, idle, provisioner
->>>>>>> main
+from benchmarks import creates, idle, operator_scale, provisioner
 from kaito.api.kinds import WORKSPACES
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
@@ -137,11 +133,8 @@ def measure() -> list[Row]:
             machine.down()
         rows += creates_per_second(folder / "creates")
         rows += idle_costs(folder / "idle")
-<<<<<<< HEAD
-    rows += operator_at_scale(folder / "scale")
-=======
         rows += provisioning(folder / "provisioner")
->>>>>>> main
+        rows += operator_at_scale(folder / "scale")
     return rows
 
 
