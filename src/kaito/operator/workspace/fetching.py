@@ -57,7 +57,7 @@ def secret_mounts(fetches: Sequence[Fetch]) -> list[Mounted]:
 
 
 def init_containers(fetches: Sequence[Fetch], image: str, mounts: Sequence[Mounted]) -> list[Manifest]:
-    """The container that fetches before the model server starts, with the mounts that it writes to, if there are any."""
+    """The container that fetches before the model server starts; `mounts` are those that it reads and writes."""
     if not fetches:
         return []
     return [
