@@ -112,9 +112,9 @@ class Following:
                 continue
             try:
                 await self._load(config, wish)
-            except Failed as error:
+            except (Failed, OSError) as error:
                 self._failed[name] = wish
-                self.say(failure_line(error.failure))
+                self.say(failure_line(error.failure) if isinstance(error, Failed) else f"kaito-runtime: {error}")
         if self.loaded != before:
             self.on_change(tuple(self.loaded))
 
