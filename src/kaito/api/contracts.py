@@ -21,6 +21,7 @@ USER_CONFIG_MOUNT = "/mnt/config"
 USER_CONFIG_KEY = "inference_config.yaml"
 WEIGHTS_MOUNT = "/workspace/weights"
 LOCAL_WEIGHTS_MOUNT = "/workspace/local-weights"
+API_KEYS_MOUNT = "/etc/kaito-api-keys"
 ADAPTERS_MOUNT = "/mnt/adapter"
 HTTP_PORT = 5000
 

@@ -354,7 +354,7 @@ EVERY_ROUTE = [
 
 @pytest.mark.parametrize(("method", "path"), EVERY_ROUTE)
 async def test_every_route_needs_a_key_when_keys_are_set(guarded: Setup, method: str, path: str) -> None:
-    for headers in ({}, bearer("wrong"), {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"}, {"X-Api-Key": KEY}):
+    for headers in ({}, bearer("wrong"), {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"}, {"X-Api-Key": KEY[:-1]}):
         status, body, answered = await guarded.ask(method, path, headers=headers)
         assert status == 401 and answered["WWW-Authenticate"] == "Bearer"
         if method != "HEAD":
@@ -378,6 +378,11 @@ async def test_a_key_opens_the_door_and_stays_at_it(guarded: Setup) -> None:
         b'kaito_api_key_requests_total{client="alice"} 3'
         in (await guarded.ask("GET", "/metrics", headers=bearer(KEY)))[1]
     )
+
+
+async def test_a_key_may_come_as_anthropics_clients_send_it(guarded: Setup) -> None:
+    assert (await guarded.ask("POST", "/v1/echo", headers={"X-Api-Key": KEY}))[0] == 200
+    assert not {"authorization", "x-api-key"} & {name.lower() for name in guarded.upstream.headers[-1]}
 
 
 async def test_too_many_requests_a_minute_are_told_when_to_come_again(guarded: Setup) -> None:

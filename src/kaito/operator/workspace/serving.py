@@ -85,6 +85,7 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
             for adapter in wanted.adapters
         ),
         user_config=f"{contracts.USER_CONFIG_MOUNT}/{contracts.USER_CONFIG_KEY}" if rendering.user_config else None,
+        api_keys_dir=contracts.API_KEYS_MOUNT if _api_keys(rendering) else None,
         user_config_name=rendering.user_config.name if rendering.user_config else None,
         **options,
     )
@@ -230,11 +231,20 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
     ]
     if rendering.user_config:
         mounts.append(pods.config_map("config-volume", contracts.USER_CONFIG_MOUNT, rendering.user_config.name))
+    keys = _api_keys(rendering)
+    if keys:
+        # A Secret that is missing keeps the pod from starting: a server that asks for keys never runs without them.
+        mounts.append(pods.mounted("api-keys", contracts.API_KEYS_MOUNT, {"secret": {"secretName": keys}}, read_only=True))
     for adapter in rendering.wanted.adapters:
         mounts.append(
             pods.mounted(_adapter_volume(adapter), _adapter_path(adapter), dict(adapter.source), read_only=True)
         )
     return mounts
+
+
+def _api_keys(rendering: Rendering) -> str:
+    """The Secret with the API keys; empty where everybody may ask."""
+    return str(annotations_of(rendering.manifest).get(names.API_KEYS_ANNOTATION) or "").strip()
 
 
 def _weights(settings: Settings) -> Mounted:
