@@ -142,8 +142,8 @@ class Found:
 def request_of(size: int, *, stream: bool = False) -> bytes:
     """A chat request with a body of this size."""
     extra = b"x-stream: 1\r\n" if stream else b""
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\nauthorization: Bearer x\r\n"
-    return head + extra + b"content-length: %d\r\n\r\n" % size + b"x" * size
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    return head + b"authorization: Bearer x\r\n" + extra + b"content-length: %d\r\n\r\n" % size + b"x" * size
 
 
 async def connected(target: str | int, count: int) -> list[Asker]:

@@ -166,7 +166,9 @@ def model_servers(folder: Path, weights: Path) -> list[Row]:
         ]
     gain = serving.batching_gain(folder / "batching", weights)
     rows.append(Row("transformers: 16 requests at once / one by one", "×", gain, at_least=5))
-    rows.append(Row("first token after a cold start: added to vLLM's", "s", serving.added_start_s(folder, weights), 1.5))
+    rows.append(
+        Row("first token after a cold start: added to vLLM's", "s", serving.added_start_s(folder, weights), 1.5)
+    )
     return rows
 
 

@@ -96,9 +96,7 @@ async def model_name(client: Client, key: Key, headers: dict[str, str]) -> str:
         raise UserError(f"{key.name} does not say which model it serves.", f"Look: kaito logs {key.name}") from error
 
 
-async def answer(
-    client: Client, key: Key, given: dict[str, Any], *, headers: dict[str, str]
-) -> AsyncIterator[str]:
+async def answer(client: Client, key: Key, given: dict[str, Any], *, headers: dict[str, str]) -> AsyncIterator[str]:
     """The model's answer in pieces as they come. Raises UserError with the server's words when it refuses."""
     body = {**given, "stream": True, "temperature": 0}
     async with client.stream(

@@ -143,7 +143,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "command": list(COMMAND),
         "ports": [{"name": "http", "containerPort": config.port, "protocol": "TCP"}],
         **pods.probes(ready_timeout_s(model)),
-        "securityContext": {"allowPrivilegeEscalation": False},
+        "securityContext": pods.container_security(),
         # The runtime leaves a Failure there; what ends before it can is told by the log's last lines.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [mount.mount for mount in mounts],
@@ -157,6 +157,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "automountServiceAccountToken": False,
         "containers": [container],
         "tolerations": [*pods.tolerations(), *rendering.placement.tolerations],
+        "securityContext": pods.pod_security(root=bool(settings.weights_cache)),
         "volumes": [mount.volume for mount in mounts],
     }
     affinity = pods.node_affinity(rendering.placement.requirements)
@@ -226,6 +227,7 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
     mounts = [
         pods.config_map("serve-config", contracts.CONFIG_MOUNT, serve_config_name(name)),
         pods.empty_dir("dshm", "/dev/shm", in_memory=True),
+        pods.empty_dir("tmp", "/tmp"),
         _weights(settings),
         *_local_weights(settings),
     ]
@@ -234,7 +236,9 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
     keys = _api_keys(rendering)
     if keys:
         # A Secret that is missing keeps the pod from starting: a server that asks for keys never runs without them.
-        mounts.append(pods.mounted("api-keys", contracts.API_KEYS_MOUNT, {"secret": {"secretName": keys}}, read_only=True))
+        mounts.append(
+            pods.mounted("api-keys", contracts.API_KEYS_MOUNT, {"secret": {"secretName": keys}}, read_only=True)
+        )
     for adapter in rendering.wanted.adapters:
         mounts.append(
             pods.mounted(_adapter_volume(adapter), _adapter_path(adapter), dict(adapter.source), read_only=True)

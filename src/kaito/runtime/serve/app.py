@@ -24,7 +24,7 @@ from aiohttp import ClientSession
 from kaito.api.contracts import ServeConfig
 from kaito.api.names import REASON_ENGINE_FAILED
 from kaito.runtime.failure import Failed, failure_line, write_termination_message
-from kaito.runtime.serve import adapters, transformers, vllm
+from kaito.runtime.serve import adapters, memory, transformers, vllm
 from kaito.runtime.serve.backend import Backend, is_healthy, session_on
 from kaito.runtime.serve.diagnose import diagnose, phase_of
 from kaito.runtime.serve.front import Front
@@ -39,11 +39,12 @@ from kaito.runtime.serve.prepare import (
     resolved,
 )
 from kaito.runtime.serve.relay import EnginePool
-from kaito.runtime.serve.state import READY, STOPPING, ServingState
+from kaito.runtime.serve.state import READY, STOPPING, Download, ServingState
 from kaito.runtime.serve.supervise import EngineProcess
+from kaito.runtime.serve.watch import follow_download, watch
 from kaito.runtime.serve.wire import Listener
 from kaito.runtime.settings import Settings
-from kaito.runtime.weights import resolve
+from kaito.runtime.weights import hub_bytes, resolve
 
 DRAIN_S = 5.0
 POLL_S = 0.2
@@ -146,14 +147,17 @@ class Serving:
         self.front.state.enter("Loading the engine")
         engine = await EngineProcess.start(launch, self.settings.environment, on_line=self.note_phase)
         backend = backend_of(self.config, launch, facts)
+        self.front.queue.running = launch.sequences
         async with session_on(launch.socket) as session:
             pool = EnginePool(launch.socket)
             self.front.attach(backend, session, pool)
-            ready = asyncio.create_task(announce_ready(self.front.state, session, backend))
+            watching = asyncio.create_task(self.watched(session, backend))
+            following = asyncio.create_task(self.follow(facts))
             try:
-                await self.until_the_end(engine)
+                await self.until_the_end(engine, watching)
             finally:
-                ready.cancel()
+                watching.cancel()
+                following.cancel()
                 await engine.stop()
                 pool.close()
 
@@ -165,12 +169,33 @@ class Serving:
             state.enter(phase)
             say(f"kaito-runtime: {phase} ({state.seconds():.1f} s)")
 
-    async def until_the_end(self, engine: EngineProcess) -> None:
-        """Return when told to stop; raises Failed when the engine ends before that."""
+    async def watched(self, session: ClientSession, backend: Backend) -> None:
+        """Say when the engine is ready, then watch it; raises Failed when it hangs."""
+        await announce_ready(self.front.state, session, backend)
+        await watch(session, backend, self.front.queue, time.monotonic)
+
+    async def follow(self, facts: Facts) -> None:
+        """Follow the engine's download of the weights, if it makes one."""
+        if facts.local or facts.download_dir is None:
+            return
+        state = self.front.state
+
+        def tell(download: Download) -> None:
+            state.download = download
+
+        folder = Path(facts.download_dir) / ("models--" + facts.model.replace("/", "--"))
+        total = await hub_bytes(facts.model, facts.revision, self.settings)
+        await follow_download(folder, total, tell, time.monotonic)
+
+    async def until_the_end(self, engine: EngineProcess, watching: asyncio.Task[None]) -> None:
+        """Return when told to stop; raises Failed when the engine ends before that, or hangs."""
         ended = asyncio.create_task(engine.wait())
         stopped = asyncio.create_task(self.stop.wait())
         try:
-            await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ended, stopped, watching), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done() and not ended.done() and not self.stop.is_set():
+                self.front.state.phase = ENDED
+                watching.result()
             if ended.done() and not self.stop.is_set():
                 self.front.state.phase = ENDED
                 raise_failure(self.config, engine, ended.result())
@@ -182,7 +207,7 @@ class Serving:
 
 def raise_failure(config: ServeConfig, engine: EngineProcess, code: int) -> NoReturn:
     """Turn the engine's end into a Failed."""
-    failure = diagnose(config.engine, code, list(engine.lines))
+    failure = diagnose(config.engine, code, list(engine.lines), oom_kills=memory.oom_kills() - engine.oom_kills)
     raise Failed(failure.reason, failure.message, failure.next_step)
 
 

@@ -15,7 +15,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from kaito.api.contracts import ServeConfig
-from kaito.runtime.serve.launch import GIB, Facts, Launch, Options, cpu_threads, merged, option_name, plain
+from kaito.runtime.serve.launch import (
+    GIB,
+    Facts,
+    Launch,
+    Options,
+    cache_variables,
+    cpu_threads,
+    merged,
+    option_name,
+    plain,
+)
 
 MODULE = "vllm.entrypoints.openai.api_server"
 ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
@@ -55,8 +65,26 @@ def launch(config: ServeConfig, facts: Facts) -> Launch:
         environment=environment(config, facts),
         socket=facts.socket,
         served_names=(*served, *(adapter.name for adapter in config.adapters)),
+        sequences=sequences(config, facts, options),
         ignored=ignored,
     )
+
+
+def sequences(config: ServeConfig, facts: Facts, options: Mapping[str, Any]) -> int:
+    """How many sequences vLLM works on at once, over all its data-parallel parts: the option, or its own default
+    (vLLM 0.32, `EngineArgs.get_batch_defaults`)."""
+    degrees = {name: int(options.get(f"{name}-parallel-size") or 1) for name in ("tensor", "pipeline", "data")}
+    given = options.get("max-num-seqs")
+    if given is not None:
+        return int(given) * degrees["data"]
+    world = degrees["tensor"] * degrees["pipeline"]
+    if config.device == "cpu":
+        most = 128 * world
+    else:
+        large = facts.gpu is not None and facts.gpu.memory_bytes >= 70 * GIB
+        most = 1024 if large and facts.gpu is not None and "a100" not in facts.gpu.name.lower() else 256
+    twice = 2 if options.get("performance-mode") == "throughput" else 1
+    return most * twice * degrees["data"]
 
 
 def base_options(config: ServeConfig, facts: Facts) -> Options:
@@ -121,8 +149,7 @@ def environment(config: ServeConfig, facts: Facts) -> dict[str, str]:
     values["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = str(KEEP_ALIVE_S)
     if facts.local:
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    if facts.cache_dir:
-        values |= {"VLLM_CACHE_ROOT": f"{facts.cache_dir}/vllm", "HF_HOME": f"{facts.cache_dir}/huggingface"}
+    values |= cache_variables(facts.cache_dir)
     if config.device == "cpu":
         values |= {
             "VLLM_CPU_KVCACHE_SPACE": str(
