@@ -128,10 +128,16 @@ def writable_cache(environment: Mapping[str, str]) -> str | None:
     return None if os.access(place, os.W_OK | os.X_OK) else str(Path(tempfile.gettempdir()) / f"kaito-{os.getuid()}")
 
 
+def shipped_template(name: str | None) -> str | None:
+    """The file of a chat template that the config names; None, which takes the model's own, where we ship none of that
+    name (Gemma 4's own knows tools already)."""
+    file = TEMPLATES / f"{name.removesuffix('.jinja')}.jinja" if name else None
+    return str(file) if file is not None and file.is_file() else None
+
+
 def gather(config: ServeConfig, weights: Weights, settings: Settings, options: Options, *, socket: str) -> Facts:
     """The facts that the command line depends on."""
     folder = Path(weights.model)
-    template = TEMPLATES / f"{config.chat_template}.jinja" if config.chat_template else None
     return Facts(
         model=weights.model,
         local=weights.local,
@@ -146,5 +152,5 @@ def gather(config: ServeConfig, weights: Weights, settings: Settings, options: O
         user_options=options,
         lora_rank=highest_rank(config),
         cache_dir=writable_cache(settings.environment),
-        chat_template=str(template) if template is not None and template.is_file() else None,
+        chat_template=shipped_template(config.chat_template),
     )
