@@ -103,6 +103,8 @@ class ServeConfig(Contract):
     """Path of the user's `inference_config.yaml`, whose values win over ours."""
     user_config_name: str | None = None
     """The ConfigMap that it comes from, for messages."""
+    benchmark: Literal["off", "light", "full"] = "off"
+    """What the pod measures of itself once it is Ready."""
     api_keys_dir: str | None = None
     """Folder with one file an API key, as a Secret is mounted; None lets everybody ask."""
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kaito.api import contracts, names
 from kaito.api.contracts import ServeConfig
@@ -85,6 +85,7 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         adapters=adapters.in_config(wanted.adapters),
         fetch_config=_FETCH_CONFIG if adapters.fetch_config(wanted.adapters) else None,
         user_config=f"{contracts.USER_CONFIG_MOUNT}/{contracts.USER_CONFIG_KEY}" if rendering.user_config else None,
+        benchmark=_benchmark(rendering, on_gpu=on_gpu),
         api_keys_dir=contracts.API_KEYS_MOUNT if _api_keys(rendering) else None,
         user_config_name=rendering.user_config.name if rendering.user_config else None,
         **options,
@@ -262,6 +263,16 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
         )
     mounts += adapters.mounts(rendering.wanted.adapters)
     return mounts
+
+
+def _benchmark(rendering: Rendering, *, on_gpu: bool) -> Literal["off", "light", "full"]:
+    """What the pod measures of itself after it is Ready: a light load for vLLM on GPUs, unless the user says."""
+    annotations = annotations_of(rendering.manifest)
+    if str(annotations.get(names.DISABLE_BENCHMARK_ANNOTATION)).lower() == "true":
+        return "off"
+    if annotations.get(names.BENCHMARK_ANNOTATION) == "full":
+        return "full"
+    return "light" if on_gpu and rendering.wanted.engine == "vllm" else "off"
 
 
 def _api_keys(rendering: Rendering) -> str:

@@ -25,6 +25,7 @@ from kaito.api.contracts import ServeConfig
 from kaito.api.names import REASON_ENGINE_FAILED
 from kaito.runtime.failure import Failed, failure_line, write_termination_message
 from kaito.runtime.serve import adapters, memory, transformers, vllm
+from kaito.runtime.serve.afterwards import benchmark
 from kaito.runtime.serve.backend import ON_THE_SOCKET, Backend, is_healthy, session_on
 from kaito.runtime.serve.diagnose import diagnose, phase_of
 from kaito.runtime.serve.following import Following, bring, wishes
@@ -158,12 +159,14 @@ class Serving:
             ready = asyncio.create_task(announce_ready(self.front.state, session, backend))
             watching = asyncio.create_task(self.watched(session, backend, ready))
             downloading = asyncio.create_task(self.follow(facts))
+            measuring = asyncio.create_task(self.measured(session, backend, ready))
             following = asyncio.create_task(self.follow_adapters(facts, session, ready, scratch=scratch))
             try:
                 await self.until_the_end(engine, watching)
             finally:
                 watching.cancel()
                 downloading.cancel()
+                measuring.cancel()
                 ready.cancel()
                 following.cancel()
                 await engine.stop()
@@ -202,6 +205,14 @@ class Serving:
         """Watch the engine once it is ready; raises Failed when it hangs."""
         await asyncio.wait((ready,))
         await watch(session, backend, self.front.queue, time.monotonic)
+
+    async def measured(self, session: ClientSession, backend: Backend, ready: asyncio.Task[None]) -> None:
+        """Measure the server once it is Ready, if that is wanted."""
+        kind = self.config.benchmark
+        if kind == "off":
+            return
+        await asyncio.wait((ready,))
+        await benchmark(kind, session, backend, state=self.front.state, queue=self.front.queue, say=say)
 
     async def follow(self, facts: Facts) -> None:
         """Follow the engine's download of the weights, if it makes one."""
