@@ -85,6 +85,12 @@ class ServeConfig(Contract):
     """None lets the engine take what fits."""
     gpu_memory_utilization: float | None = None
     parallelism: Parallelism = Parallelism()
+    nodes: int = Field(default=1, ge=1)
+    """Over how many pods the model is spread; each pod's index is its rank, and rank 0 has the API."""
+    peers: tuple[str, ...] = ()
+    """Where the pods find each other, by rank; as many as `nodes` when there are several."""
+    rendezvous_port: int = 29500
+    """The port of rank 0 at which the engines meet."""
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     chat_template: str | None = None

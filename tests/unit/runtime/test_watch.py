@@ -4,6 +4,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
+from kaito.runtime.failure import Failed
+from kaito.runtime.serve.app import raise_first
 from kaito.runtime.serve.limits import Bucket, Queue
 from kaito.runtime.serve.watch import HANGS_AFTER_S, SILENT_AFTER_S, Meter, Progress, Reading, reading
 
@@ -70,3 +76,17 @@ def test_a_bucket_refills_evenly_and_remembers_what_is_owed() -> None:
     bucket.take(75)
     assert bucket.wait_s(1, 15.0) == 61
     assert bucket.wait_s(1000, 15.0 + 120.0) == 0, "more than a minute's worth needs a full bucket"
+
+
+async def test_what_a_watcher_found_comes_out_of_its_groups() -> None:
+    async def lost() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(hangs())
+
+    async def hangs() -> None:
+        raise Failed("InferenceEngineFailed", "It hangs.")
+
+    watching = asyncio.create_task(lost())
+    await asyncio.wait((watching,))
+    with pytest.raises(Failed, match=r"It hangs\."):
+        raise_first(watching)

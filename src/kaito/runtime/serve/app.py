@@ -32,6 +32,7 @@ from kaito.runtime.serve.following import Following, bring, wishes
 from kaito.runtime.serve.front import Front
 from kaito.runtime.serve.keys import Keys
 from kaito.runtime.serve.launch import Facts, Launch
+from kaito.runtime.serve.peers import keep_company
 from kaito.runtime.serve.prepare import (
     check_engine,
     gather,
@@ -155,9 +156,10 @@ class Serving:
         self.front.queue.running = launch.sequences
         async with session_on(launch.socket) as session:
             pool = EnginePool(launch.socket)
-            self.front.attach(backend, session, pool)
-            ready = asyncio.create_task(announce_ready(self.front.state, session, backend))
-            watching = asyncio.create_task(self.watched(session, backend, ready))
+            if facts.rank == 0:
+                self.front.attach(backend, session, pool)
+            ready = asyncio.create_task(announce_ready(self.front.state, session, backend, has_api=facts.rank == 0))
+            watching = asyncio.create_task(self.watched(session, backend, ready, rank=facts.rank))
             downloading = asyncio.create_task(self.follow(facts))
             measuring = asyncio.create_task(self.measured(session, backend, ready))
             following = asyncio.create_task(self.follow_adapters(facts, session, ready, scratch=scratch))
@@ -201,10 +203,14 @@ class Serving:
             state.enter(phase)
             say(f"kaito-runtime: {phase} ({state.seconds():.1f} s)")
 
-    async def watched(self, session: ClientSession, backend: Backend, ready: asyncio.Task[None]) -> None:
-        """Watch the engine once it is ready; raises Failed when it hangs."""
-        await asyncio.wait((ready,))
-        await watch(session, backend, self.front.queue, time.monotonic)
+    async def watched(self, session: ClientSession, backend: Backend, ready: asyncio.Task[None], *, rank: int) -> None:
+        """Watch the other ranks from the start, and the engine once it is ready; raises Failed when one is lost or it
+        hangs."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(keep_company(self.config, rank, time.monotonic))
+            await asyncio.wait((ready,))
+            if rank == 0:
+                group.create_task(watch(session, backend, self.front.queue, time.monotonic))
 
     async def measured(self, session: ClientSession, backend: Backend, ready: asyncio.Task[None]) -> None:
         """Measure the server once it is Ready, if that is wanted."""
@@ -235,7 +241,7 @@ class Serving:
             await asyncio.wait((ended, stopped, watching), return_when=asyncio.FIRST_COMPLETED)
             if watching.done() and not ended.done() and not self.stop.is_set():
                 self.front.state.phase = ENDED
-                watching.result()
+                raise_first(watching)
             if ended.done() and not self.stop.is_set():
                 self.front.state.phase = ENDED
                 raise_failure(self.config, engine, ended.result())
@@ -243,6 +249,15 @@ class Serving:
         finally:
             ended.cancel()
             stopped.cancel()
+
+
+def raise_first(watching: asyncio.Task[None]) -> None:
+    """Raise what a watcher ended with, out of its groups."""
+    error = watching.exception()
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is not None:
+        raise error from None
 
 
 def raise_failure(config: ServeConfig, engine: EngineProcess, code: int) -> NoReturn:
@@ -275,9 +290,11 @@ def backend_of(config: ServeConfig, launch: Launch, facts: Facts) -> Backend:
     return Backend(engine=config.engine, names=launch.served_names, chat=chat)
 
 
-async def announce_ready(state: ServingState, session: ClientSession, backend: Backend) -> None:
-    """Wait until the engine answers, and say so."""
-    while not await is_healthy(session, backend):  # noqa: ASYNC110 - another process cannot set an event
+async def announce_ready(
+    state: ServingState, session: ClientSession, backend: Backend, *, has_api: bool = True
+) -> None:
+    """Wait until the engine answers, and say so; a rank without an API is ready to compute once it is started."""
+    while has_api and not await is_healthy(session, backend):  # noqa: ASYNC110 - another process cannot set an event
         await asyncio.sleep(POLL_S)
     state.enter(READY)
     say(f"kaito-runtime: ready after {state.seconds():.1f} s")

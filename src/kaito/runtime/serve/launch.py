@@ -56,6 +56,8 @@ class Facts:
     """The model's config.json when it is at hand."""
     download_dir: str | None = None
     revision: str | None = None
+    rank: int = 0
+    """This pod's rank, where the model is spread over several."""
     gpu: Gpu | None = None
     """The first of the machine's GPUs; all are of one kind."""
     user_options: Mapping[str, Any] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from kaito.runtime.failure import Failed
 from kaito.runtime.serve.adapters import highest_rank
 from kaito.runtime.serve.launch import Facts, Gpu, Options, user_options
 from kaito.runtime.serve.memory import available_bytes
+from kaito.runtime.serve.ranks import rank_of
 from kaito.runtime.settings import Settings
 from kaito.runtime.weights import Weights
 
@@ -148,6 +149,7 @@ def gather(config: ServeConfig, weights: Weights, settings: Settings, options: O
         model_config=read_json(folder / "config.json") if weights.local else {},
         download_dir=str(weights.download_dir) if weights.download_dir else None,
         revision=weights.revision,
+        rank=rank_of(config, settings.pod_index, settings.hostname),
         gpu=gpu() if config.device == "cuda" else None,
         user_options=options,
         lora_rank=highest_rank(config),

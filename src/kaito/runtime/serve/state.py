@@ -7,6 +7,7 @@ One object per process, made by the composition root and handed to the front. Kn
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class ServingState:
         """How far the download of the weights is, while there is one."""
         self.benchmark: dict[str, float] = {}
         """What a measurement after the start found, by the name of its series."""
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {"life": uuid.uuid4().hex}
         """What else `/healthz` tells, by its key."""
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._seconds: Counter[str] = Counter()

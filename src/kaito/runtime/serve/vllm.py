@@ -26,8 +26,11 @@ from kaito.runtime.serve.launch import (
     option_name,
     plain,
 )
+from kaito.runtime.serve.ranks import rank_options
 
 MODULE = "vllm.entrypoints.openai.api_server"
+HEADLESS = ("vllm.entrypoints.cli.main", "serve")
+"""How a rank without an API is started; the module above knows no such thing."""
 ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Keeps the worker inside the engine's process: one import of torch and vLLM less, 10 s on two cores."""
 
@@ -61,13 +64,21 @@ def launch(config: ServeConfig, facts: Facts) -> Launch:
     served = tuple(str(name) for name in (names if isinstance(names, list) else [names]))
     options["served-model-name"] = list(served)
     return Launch(
-        argv=(facts.python, "-m", MODULE, *words({**options, "uds": facts.socket})),
+        argv=(facts.python, "-m", *entry(config, facts, options)),
         environment=environment(config, facts),
         socket=facts.socket,
         served_names=(*served, *(adapter.name for adapter in config.adapters)),
         sequences=sequences(config, facts, options),
         ignored=ignored,
     )
+
+
+def entry(config: ServeConfig, facts: Facts, options: Mapping[str, Any]) -> list[str]:
+    """What Python runs: the server on its socket, or for another rank than the first an engine without an API."""
+    ranked = {**options, **rank_options(config, facts.rank)}
+    if facts.rank == 0:
+        return [MODULE, *words({**ranked, "uds": facts.socket})]
+    return [*HEADLESS, *words(ranked)]
 
 
 def sequences(config: ServeConfig, facts: Facts, options: Mapping[str, Any]) -> int:
