@@ -54,6 +54,8 @@ def test_every_command_and_option_that_is_written_down_exists(line: str) -> None
     assert isinstance(group, click.Group) or hasattr(group, "commands")
     _, name, *rest = shlex.split(line)
     command = group.commands[name]
+    if hasattr(command, "commands") and rest:
+        command = command.commands[rest.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in rest if word.startswith("-")} - known - {"--help"} == set()
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kaito.api import contracts, names
 from kaito.api.contracts import ServeConfig
@@ -24,13 +24,13 @@ from kaito.kube.resource import CONFIG_MAPS, STATEFUL_SETS
 from kaito.operator import pods
 from kaito.operator.pods import Mounted
 from kaito.operator.settings import Settings
-from kaito.operator.workspace import adapters
+from kaito.operator.workspace import adapters, fetching, weights
+from kaito.operator.workspace.fetching import Fetch
 from kaito.operator.workspace.nodes import Placement
 from kaito.operator.workspace.observe import headless_name, serve_config_name
 from kaito.operator.workspace.wanted import UserConfig, Wanted
 
 COMMAND = ["kaito-runtime", "serve", "--config", f"{contracts.CONFIG_MOUNT}/{contracts.SERVE_CONFIG_KEY}"]
-_FETCH_CONFIG = f"{contracts.CONFIG_MOUNT}/{contracts.FETCH_CONFIG_KEY}"
 TOKEN_KEY = "HF_TOKEN"
 """The key of a modelAccessSecret, and the variable that Hugging Face's libraries read."""
 COPIED_LABELS = (names.INFERENCESET_CREATED_BY_LABEL, names.MULTIROLE_CREATED_BY_LABEL, names.INFERENCE_ROLE_LABEL)
@@ -62,7 +62,10 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
     options: dict[str, Any] = {
         **flags.options(),
         # A repository's own code runs only where its commit is pinned: what was looked at is what is run.
-        "trust_remote_code": flags.trust_remote_code and model.is_known and model.revision is not None,
+        "trust_remote_code": flags.trust_remote_code
+        and wanted.weights is None
+        and model.is_known
+        and bool(model.revision),
         "extra_args": _extra_args(rendering, flags, on_gpu=on_gpu),
     }
     if not on_gpu:
@@ -83,8 +86,10 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         gpu_memory_utilization=utilization,
         parallelism=placement.parallelism,
         adapters=adapters.in_config(wanted.adapters),
-        fetch_config=_FETCH_CONFIG if adapters.fetch_config(wanted.adapters) else None,
+        fetch_config=fetching.CONFIG_PATH if adapters.fetches(wanted.adapters) else None,
         user_config=f"{contracts.USER_CONFIG_MOUNT}/{contracts.USER_CONFIG_KEY}" if rendering.user_config else None,
+        benchmark=_benchmark(rendering, on_gpu=on_gpu),
+        api_keys_dir=contracts.API_KEYS_MOUNT if _api_keys(rendering) else None,
         user_config_name=rendering.user_config.name if rendering.user_config else None,
         **options,
     )
@@ -127,8 +132,13 @@ def config_map(rendering: Rendering, config: ServeConfig) -> Manifest:
     }
 
 
+def _fetches(wanted: Wanted) -> tuple[Fetch, ...]:
+    fetched = weights.fetches(wanted.weights, wanted.model) if wanted.model is not None else ()
+    return (*fetched, *adapters.fetches(wanted.adapters))
+
+
 def _fetch_data(wanted: Wanted) -> dict[str, str]:
-    fetch = adapters.fetch_config(wanted.adapters)
+    fetch = fetching.fetch_config(_fetches(wanted))
     return {contracts.FETCH_CONFIG_KEY: _json(fetch)} if fetch else {}
 
 
@@ -140,15 +150,17 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
     """The StatefulSet that serves a preset."""
     user_config = rendering.user_config
     fixed = _json(adapters.unrolled(config, rendering.wanted.adapters))
+    fetched = weights.fetches(rendering.wanted.weights, model)
+    fixed += "".join(_json(one.item()) for one in fetched)
     digest = hashlib.sha256((fixed + (user_config.text if user_config else "")).encode()).hexdigest()
-    mounts = _mounts(rendering, settings)
+    mounts, fetches = _mounts(rendering, settings), _fetches(rendering.wanted)
     container: Manifest = {
         "name": rendering.manifest["metadata"]["name"],
         "image": settings.runtime_image,
         "command": list(COMMAND),
         "ports": [{"name": "http", "containerPort": config.port, "protocol": "TCP"}],
         **pods.probes(ready_timeout_s(model)),
-        "securityContext": {"allowPrivilegeEscalation": False},
+        "securityContext": pods.container_security(),
         # The runtime leaves a Failure there; what ends before it can is told by the log's last lines.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [mount.mount for mount in mounts],
@@ -162,12 +174,14 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "automountServiceAccountToken": False,
         "containers": [container],
         "tolerations": [*pods.tolerations(), *rendering.placement.tolerations],
-        "volumes": [mount.volume for mount in (*mounts, *adapters.secret_mounts(rendering.wanted.adapters))],
+        "securityContext": pods.pod_security(root=bool(settings.weights_cache)),
+        "volumes": [mount.volume for mount in (*mounts, *fetching.secret_mounts(fetches))],
     }
-    fetching = adapters.init_containers(rendering.wanted.adapters, settings.runtime_image, mounts[0])
-    if fetching:
-        spec["initContainers"] = fetching
-    secrets = adapters.secrets_of(rendering.wanted.adapters)
+    folders = [*([_weights(settings)] if fetched else []), *adapters.fetched_mounts(rendering.wanted.adapters)]
+    init_containers = fetching.init_containers(fetches, settings.runtime_image, [mounts[0], *folders])
+    secrets = fetching.secrets_of(fetches)
+    if init_containers:
+        spec["initContainers"] = init_containers
     if secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in secrets]
     affinity = pods.node_affinity(rendering.placement.requirements)
@@ -246,13 +260,35 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
     mounts = [
         pods.config_map("serve-config", contracts.CONFIG_MOUNT, serve_config_name(name)),
         pods.empty_dir("dshm", "/dev/shm", in_memory=True),
+        pods.empty_dir("tmp", "/tmp"),
         _weights(settings),
         *_local_weights(settings),
     ]
     if rendering.user_config:
         mounts.append(pods.config_map("config-volume", contracts.USER_CONFIG_MOUNT, rendering.user_config.name))
+    keys = _api_keys(rendering)
+    if keys:
+        # A Secret that is missing keeps the pod from starting: a server that asks for keys never runs without them.
+        mounts.append(
+            pods.mounted("api-keys", contracts.API_KEYS_MOUNT, {"secret": {"secretName": keys}}, read_only=True)
+        )
     mounts += adapters.mounts(rendering.wanted.adapters)
     return mounts
+
+
+def _benchmark(rendering: Rendering, *, on_gpu: bool) -> Literal["off", "light", "full"]:
+    """What the pod measures of itself after it is Ready: a light load for vLLM on GPUs, unless the user says."""
+    annotations = annotations_of(rendering.manifest)
+    if str(annotations.get(names.DISABLE_BENCHMARK_ANNOTATION)).lower() == "true":
+        return "off"
+    if annotations.get(names.BENCHMARK_ANNOTATION) == "full":
+        return "full"
+    return "light" if on_gpu and rendering.wanted.engine == "vllm" else "off"
+
+
+def _api_keys(rendering: Rendering) -> str:
+    """The Secret with the API keys; empty where everybody may ask."""
+    return str(annotations_of(rendering.manifest).get(names.API_KEYS_ANNOTATION) or "").strip()
 
 
 def _weights(settings: Settings) -> Mounted:
