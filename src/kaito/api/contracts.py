@@ -92,6 +92,10 @@ class ServeConfig(Contract):
     adapters: tuple[Adapter, ...] = ()
     user_config: str | None = None
     """Path of the user's `inference_config.yaml`, whose values win over ours."""
+    user_config_name: str | None = None
+    """The ConfigMap that it comes from, for messages."""
+    api_keys_dir: str | None = None
+    """Folder with one file an API key, as a Secret is mounted; None lets everybody ask."""
 
 
 class OciSource(Contract):

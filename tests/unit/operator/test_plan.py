@@ -102,7 +102,11 @@ def test_what_cannot_be_served_becomes_a_condition_and_nothing_is_created(
         (config_map("mine", other="x"), "has no key inference_config.yaml"),
         (config_map("mine", **{"inference_config.yaml": "vllm: {"}), "is not YAML"),
         (config_map("mine", **{"inference_config.yaml": "- a"}), "is not a map"),
-        (config_map("mine", **{"inference_config.yaml": "vllm: [a]"}), "vllm in key"),
+        (config_map("mine", **{"inference_config.yaml": "vllm: [a]"}), "vllm is not a map"),
+        (
+            config_map("mine", **{"inference_config.yaml": "vllm: {max-model-lem: 4}"}),
+            "ConfigMap mine: vllm has no option max-model-lem; did you mean max-model-len?",
+        ),
     ],
 )
 def test_an_unusable_configuration_names_the_config_map_and_the_next_step(found: Manifest | None, says: str) -> None:

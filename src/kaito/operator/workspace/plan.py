@@ -135,7 +135,7 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
         asked = taken or asked
     if isinstance(asked, Problem):
         return Work(_stopped(observed, asked))
-    config = user_config(observed)
+    config = user_config(observed, asked.engine)
     length = config.max_model_len if isinstance(config, UserConfig) else None
     placement = place(asked, observed.nodes, provisioner, length)
     worker_nodes = _hosts(observed) if provisioner.single_node else placement.nodes

@@ -85,6 +85,7 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
             for adapter in wanted.adapters
         ),
         user_config=f"{contracts.USER_CONFIG_MOUNT}/{contracts.USER_CONFIG_KEY}" if rendering.user_config else None,
+        user_config_name=rendering.user_config.name if rendering.user_config else None,
         **options,
     )
 

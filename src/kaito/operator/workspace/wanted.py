@@ -17,6 +17,7 @@ import yaml
 from kaito.api import names
 from kaito.api.contracts import USER_CONFIG_KEY, Engine
 from kaito.api.workspace import AdapterSpec, InferenceSpec, Workspace
+from kaito.catalog.engine_options import file_problem, size_of
 from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import Manifest
 from kaito.operator.workspace.observe import Observed, UnknownPreset
@@ -195,7 +196,7 @@ def _strength(text: str | None) -> float | None:
     return strength if 0.0 <= strength <= 1.0 else None
 
 
-def user_config(observed: Observed) -> UserConfig | Problem | None:
+def user_config(observed: Observed, engine: Engine) -> UserConfig | Problem | None:
     """The user's ConfigMap, None when the Workspace names none, or why it cannot be used."""
     workspace = observed.workspace
     name = workspace.inference.config if workspace and workspace.inference else ""
@@ -215,10 +216,10 @@ def user_config(observed: Observed) -> UserConfig | Problem | None:
         return _config(f"Key {USER_CONFIG_KEY} of ConfigMap {name} is not YAML: {_where(error)}. Correct it.")
     if content is not None and not isinstance(content, dict):
         return _config(f"Key {USER_CONFIG_KEY} of ConfigMap {name} is not a map: begin it with vllm: and its settings.")
-    settings = (content or {}).get("vllm")
-    if settings is not None and not isinstance(settings, dict):
-        return _config(f"vllm in key {USER_CONFIG_KEY} of ConfigMap {name} is not a map: give it name: value lines.")
-    return UserConfig(name, text, _max_model_len(settings or {}))
+    problem = file_problem(content or {}, engine)
+    if problem is not None:
+        return _config(f"Key {USER_CONFIG_KEY} of ConfigMap {name}: {problem} Correct it.")
+    return UserConfig(name, text, _max_model_len((content or {}).get(engine) or {}))
 
 
 def _where(error: yaml.YAMLError) -> str:
@@ -229,7 +230,7 @@ def _where(error: yaml.YAMLError) -> str:
 
 def _max_model_len(settings: dict[Any, Any]) -> int | None:
     length = settings.get("max-model-len", settings.get("max_model_len"))
-    return length if isinstance(length, int) and not isinstance(length, bool) and length > 0 else None
+    return size_of(length)
 
 
 def _invalid(message: str) -> Problem:

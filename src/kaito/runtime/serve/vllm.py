@@ -35,6 +35,9 @@ SWITCHES = frozenset(
 JSON_LISTS = frozenset({"allowed-origins", "allowed-methods", "allowed-headers"})
 """Options that take a list as one JSON word rather than as several words."""
 
+KEEP_ALIVE_S = 24 * 3600
+"""The engine does not close the front's connections: one that closes while a request is sent would fail it."""
+
 CPU_SEQUENCES = 8
 """On a CPU the KV cache is sized for this many sequences of full length."""
 
@@ -47,11 +50,10 @@ def launch(config: ServeConfig, facts: Facts) -> Launch:
     names = options.get("served-model-name") or config.served_model_name
     served = tuple(str(name) for name in (names if isinstance(names, list) else [names]))
     options["served-model-name"] = list(served)
-    own = {"host": "127.0.0.1", "port": facts.port}
     return Launch(
-        argv=(facts.python, "-m", MODULE, *words({**own, **options})),
+        argv=(facts.python, "-m", MODULE, *words({**options, "uds": facts.socket})),
         environment=environment(config, facts),
-        port=facts.port,
+        socket=facts.socket,
         served_names=(*served, *(adapter.name for adapter in config.adapters)),
         ignored=ignored,
     )
@@ -116,6 +118,7 @@ def cpu_options(config: ServeConfig) -> Options:
 def environment(config: ServeConfig, facts: Facts) -> dict[str, str]:
     """Variables for the server: no usage reports, no hub when the weights are here, a CPU's threads and memory."""
     values = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+    values["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = str(KEEP_ALIVE_S)
     if facts.local:
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if facts.cache_dir:
