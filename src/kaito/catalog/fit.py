@@ -125,7 +125,7 @@ class Fit:
 
     @property
     def is_impossible(self) -> bool:
-        """Whether it would not fit even if nothing but weights and the demanded requests took memory: then no engine can
+        """Whether it would not fit if only weights and the demanded requests took memory: then no engine can
         serve it. Between this and `fits` it is for the engine to find out."""
         weights = next(part.gib for part in self.parts if part.name == "weights") / WEIGHTS_OVERHEAD
         return weights + self.needed_gib > self._share or self.demand.context > (self.model.token_limit or math.inf)
