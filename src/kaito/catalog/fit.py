@@ -273,6 +273,16 @@ def instead(model: ModelFacts, types: Iterable[InstanceType], demand: Demand | N
     )
 
 
+def least_gpus(
+    model: ModelFacts, types: Iterable[InstanceType], demand: Demand | None = None, *, most: int = 2
+) -> tuple[str, ...]:
+    """The GPUs of the smallest machines that would do, such as `2 x H100 94 GiB`, those with the least memory first."""
+    if model.weights_gib is None or model.shape is None:
+        return ()
+    found = sorted(offers(model, types, demand), key=lambda offer: (offer.type.gpus.memory_gib, offer.type.gpus.count))
+    return tuple(dict.fromkeys(_gpus_text(offer.type.gpus) for offer in found))[:most]
+
+
 def _rank(offer: Offer) -> tuple[bool, float, float, str]:
     price = offer.usd_per_hour
     return price is None, price or 0.0, offer.type.gpus.memory_gib, offer.type.name

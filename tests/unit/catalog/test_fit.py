@@ -13,6 +13,7 @@ from kaito.catalog.fit import (
     context_that_fits,
     fit,
     instead,
+    least_gpus,
     offers,
     stored_as,
     weights_gib,
@@ -210,3 +211,8 @@ def test_every_preset_fits_some_machine_or_none_has_memory_for_its_weights() -> 
     most = max(one.gpus.memory_gib for one in instance_types() if one.gpus.is_nvidia)
     without = [model.id for model in catalogue().models if not offers(model, instance_types())]
     assert set(without) <= {model.id for model in catalogue().models if (model.weights_gib or 0) > 0.5 * most}
+
+
+def test_what_one_node_would_need_is_said_in_gpus() -> None:
+    assert least_gpus(catalogue().find("phi-4"), instance_types()) == ("1 x A100 40 GiB", "1 x L40S 48 GiB")
+    assert least_gpus(ModelFacts(id="a/b"), instance_types()) == ()
