@@ -76,6 +76,7 @@ def facts_of(
         format=format_,
         revision=revision,
         gated=gated,
+        reviewed=False,
     )
 
 
@@ -136,6 +137,7 @@ def shape_of(config: Config) -> Shape:
         state_layers=_state_layers(config, kinds, hidden),
         vocab_size=_whole(config, "vocab_size") or None,
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        experts_per_token=_whole(config, "num_experts_per_tok", "num_experts_per_token", "moe_topk") or None,
     )
 
 

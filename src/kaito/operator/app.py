@@ -35,7 +35,7 @@ from kaito.operator.admission import (
     webhook_configuration,
     workspace_validator,
 )
-from kaito.operator.facts import catalogue_lookup
+from kaito.operator.facts import model_lookup
 from kaito.operator.metrics import exposition
 from kaito.operator.provisioners.byo import BYO
 from kaito.operator.provisioners.local import LOCAL
@@ -66,17 +66,18 @@ async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None 
         await _reached(client, config.server, clock)
         if settings.install_crds:
             await _install_crds(client, clock)
-        controller = workspace_controller(settings, _provisioner(settings), catalogue_lookup)
-        manager = Manager(client, [controller], clock=clock)
-        async with _webhook(client, settings, clock), _monitoring(manager, settings):
-            _log.info("operator runs against %s with provisioner %s", config.server, settings.provisioner)
-            if settings.leader_elect:
-                election = Election(
-                    client, name="kaito-operator", namespace=settings.namespace, identity=socket.gethostname()
-                )
-                await election.lead(manager.run)
-            else:
-                await manager.run()
+        async with model_lookup(settings, clock) as lookup:
+            controller = workspace_controller(settings, _provisioner(settings), lookup)
+            manager = Manager(client, [controller], clock=clock)
+            async with _webhook(client, settings, clock), _monitoring(manager, settings):
+                _log.info("operator runs against %s with provisioner %s", config.server, settings.provisioner)
+                if settings.leader_elect:
+                    election = Election(
+                        client, name="kaito-operator", namespace=settings.namespace, identity=socket.gethostname()
+                    )
+                    await election.lead(manager.run)
+                else:
+                    await manager.run()
 
 
 def _provisioner(settings: Settings) -> Provisioner:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from kaito.api.contracts import Parallelism
 from kaito.api.names import REASON_GPU_TOO_SMALL
 from kaito.api.workspace import Workspace
-from kaito.catalog.gpus import Gpus, gpu_product, instance_type
+from kaito.catalog.fit import Demand, fit, instead, least_gpus
+from kaito.catalog.gpus import Gpus, gpu_product, instance_type, instance_types
 from kaito.catalog.models import ModelFacts
 from kaito.catalog.sizing import DEFAULT_CONTEXT, DoesNotFit, estimate_nodes, parallelism
 from kaito.kube.manifest import Manifest, labels_of
@@ -81,6 +82,8 @@ class Placement:
     """The taints that they accept beside those of GPU nodes."""
     fits: bool = True
     """The model can be served by nodes of this kind at all."""
+    advice: str = ""
+    """What to choose instead where it does not fit one of them, as a sentence; empty where nothing is known to do."""
 
 
 def wish_of(workspace: Workspace) -> Wish:
@@ -107,8 +110,9 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
         target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
         verdict = provisioner.judge(wish, ours, target)
     except DoesNotFit as error:
-        cause = named(REASON_GPU_TOO_SMALL, f"{error}")
-        target, hardware, verdict, fits = max(count, 1), offered, nodes_missing(f"{error}.", cause), False
+        said = " ".join(filter(None, (f"{error}.", _advice(wanted.model, wish.instance_type, context))))
+        cause = named(REASON_GPU_TOO_SMALL, said.removesuffix("."))
+        target, hardware, verdict, fits = max(count, 1), offered, nodes_missing(said, cause), False
     return Placement(
         verdict=verdict,
         target=target,
@@ -119,6 +123,7 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
         requirements=tuple(provisioner.requirements(wish)),
         tolerations=(*wanted.tolerations, *([spot_toleration()] if wish.is_spot else [])),
         fits=fits,
+        advice=_advice(wanted.model, wish.instance_type, context) if target > 1 or not fits else "",
     )
 
 
@@ -180,7 +185,28 @@ def _size(
         return 1, _least(model, offered, context) if model and gpus else offered
     if model is None or gpus is None or not _is_sizable(model, offered):
         return max(count, 1), offered
-    return estimate_nodes(model, gpus, context=context).nodes, offered
+    nodes = estimate_nodes(model, gpus, context=context).nodes
+    if model.shape is None:
+        return nodes, offered
+    alone = fit(model, gpus, Demand(context=context))
+    if nodes == 1 and alone.is_impossible:
+        raise DoesNotFit(f"{model.id} does not fit: {alone.why}")
+    # KAITO's formula counts files that are there twice and knows no windows: one node may do where it asks for several.
+    return (1 if alone.fits else nodes), offered
+
+
+def _advice(model: ModelFacts | None, type_: str, context: int) -> str:
+    """Which machines would do: of the cloud that the Workspace's own type is of, or where nodes are brought along, the
+    GPUs that one of them would need."""
+    known = instance_type(type_) if type_ else None
+    if model is None or not model.is_known or (type_ and known is None):
+        return ""
+    demand = Demand(context=context)
+    if known is not None:
+        found = instead(model, instance_types(known.cloud), demand)
+        return f"What serves it: {found}." if found else ""
+    gpus = least_gpus(model, instance_types(), demand)
+    return f"One node with {' or '.join(gpus)} serves it." if gpus else ""
 
 
 def _is_sizable(model: ModelFacts | None, offered: Hardware) -> bool:
