@@ -60,6 +60,7 @@ generate: $(VENV)/.base ## Write what is generated from code: the CRD and its re
 	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml
 	@$(BIN)/python -m kaito.api.reference > docs/reference/workspace.md
 	@$(BIN)/python -m kaito.operator.faults.page > docs/failures.md
+	@$(BIN)/python -m kaito.catalog.page > docs/models.md
 
 lock: $(VENV)/.vllm ## Write down the installed versions
 	@{ sed -n '/^#/p' requirements/lock.txt; $(BIN)/pip freeze --exclude-editable \

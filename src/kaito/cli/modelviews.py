@@ -79,7 +79,7 @@ def report(
 ) -> list[Text]:
     """Whether it fits, why, and what else would do."""
     head = f"{model.id}: {stored_text(model)}, {loaded(model):.1f} GiB; {demand_text(demand)}"
-    lines = [Text(head, "bold"), Text("")]
+    lines = [*(Text(line.plain, "bold") for line in layout.paragraph(head, width=width)), Text("")]
     if result is not None:
         lines += _verdict(result, kind, width)
         lines += [Text(""), *breakdown(result, width), Text("")]

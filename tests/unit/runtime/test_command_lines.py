@@ -213,7 +213,8 @@ def test_a_wrong_option_is_named_with_its_config_map(text: str, reason: str, sai
     assert failure.message.startswith("Key inference_config.yaml of ConfigMap mine: ") and "mine" in failure.next_step
 
 
-def test_transformers_refuses_adapters() -> None:
+def test_transformers_takes_adapters_in_the_words_of_vllm() -> None:
     given = config(engine="transformers", adapters=(Adapter(name="one", path="/one"),))
-    with pytest.raises(Failed, match="adapters"):
-        transformers.launch(given, FACTS)
+    launch = transformers.launch(given, FACTS)
+    assert launch.argv[launch.argv.index("--lora-modules") + 1] == '{"name": "one", "path": "/one"}'
+    assert launch.served_names == ("name", "one")

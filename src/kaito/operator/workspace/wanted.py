@@ -16,16 +16,15 @@ import yaml
 
 from kaito.api import names
 from kaito.api.contracts import SERVE_CONFIG_KEY, USER_CONFIG_KEY, Engine, ServeConfig
-from kaito.api.workspace import AdapterSpec, InferenceSpec, Workspace
+from kaito.api.workspace import InferenceSpec, Workspace
 from kaito.catalog.engine_options import file_problem, size_of
 from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import Manifest
+from kaito.operator.workspace.adapters import LoraAdapter, lora_adapters
 from kaito.operator.workspace.observe import FactsPending, Observed, UnknownPreset
 
 MAX_NAME = 52
 """A StatefulSet's name and an 11-character hash make a label value, which Kubernetes limits to 63."""
-MAX_ADAPTER_NAME = 253
-_ADAPTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _TAINT = re.compile(
     r"(?P<key>([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)"
     r"(=(?P<value>([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
@@ -42,16 +41,6 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class VolumeAdapter:
-    """A LoRA adapter that lies on a volume."""
-
-    name: str
-    strength: float
-    source: Manifest
-    """The volume without its name, as in a pod's `volumes`."""
-
-
-@dataclass(frozen=True, slots=True)
 class Wanted:
     """A servable Workspace: a model or a template, and what goes with it."""
 
@@ -59,7 +48,7 @@ class Wanted:
     engine: Engine
     model: ModelFacts | None = None
     template: Manifest | None = None
-    adapters: tuple[VolumeAdapter, ...] = ()
+    adapters: tuple[LoraAdapter, ...] = ()
     tolerations: tuple[Manifest, ...] = ()
     """Taints that the pods accept because the user says so."""
     token_secret: str = ""
@@ -131,9 +120,9 @@ def _inference(
             f"{model.id} cannot be served by {workspace.runtime()}: "
             f"set the annotation {names.RUNTIME_ANNOTATION} to {' or '.join(model.runtimes)}, or leave it out."
         )
-    adapters = _adapters(inference.adapters)
-    if isinstance(adapters, Problem):
-        return adapters
+    adapters = lora_adapters(inference.adapters)
+    if isinstance(adapters, str):
+        return _invalid(adapters)
     return Wanted(
         workspace,
         engine,
@@ -180,40 +169,6 @@ def _engine(workspace: Workspace, model: ModelFacts, default: Engine) -> Engine 
         asked = workspace.runtime()
         return asked if asked in model.runtimes else None
     return default if default in model.runtimes else model.runtimes[0]
-
-
-def _adapters(specs: tuple[AdapterSpec, ...]) -> tuple[VolumeAdapter, ...] | Problem:
-    adapters: list[VolumeAdapter] = []
-    for index, spec in enumerate(specs):
-        path = f"inference.adapters[{index}]"
-        source = spec.source
-        if source is None or not source.name:
-            return _invalid(f"{path}.source needs a name: requests ask for the adapter by it.")
-        if not _ADAPTER_NAME.fullmatch(source.name) or len(source.name) > MAX_ADAPTER_NAME:
-            return _invalid(f"{path}.source.name cannot name a folder: use a-z, 0-9, - and ., at most 253 characters.")
-        if source.name in {adapter.name for adapter in adapters}:
-            return _invalid(f"{path}.source.name {source.name} occurs twice: give each adapter a name of its own.")
-        if source.volume_source is None:
-            kind = "image" if source.image else "urls"
-            return _not_here(
-                f"Adapter {source.name} comes from {kind}, which this operator cannot fetch yet. "
-                f"Put its files on a volume and use {path}.source.volumeSource."
-            )
-        strength = _strength(spec.strength)
-        if strength is None:
-            return _invalid(f"{path}.strength is {spec.strength}: give a decimal from 0 to 1 in quotes.")
-        adapters.append(VolumeAdapter(source.name, strength, source.volume_source))
-    return tuple(adapters)
-
-
-def _strength(text: str | None) -> float | None:
-    if not text:
-        return 1.0
-    try:
-        strength = float(text)
-    except ValueError:
-        return None
-    return strength if 0.0 <= strength <= 1.0 else None
 
 
 def user_config(observed: Observed, engine: Engine) -> UserConfig | Problem | None:

@@ -25,8 +25,9 @@ from kaito.api.contracts import ServeConfig
 from kaito.api.names import REASON_ENGINE_FAILED
 from kaito.runtime.failure import Failed, failure_line, write_termination_message
 from kaito.runtime.serve import adapters, transformers, vllm
-from kaito.runtime.serve.backend import Backend, is_healthy, session_on
+from kaito.runtime.serve.backend import ON_THE_SOCKET, Backend, is_healthy, session_on
 from kaito.runtime.serve.diagnose import diagnose, phase_of
+from kaito.runtime.serve.following import Following, bring, wishes
 from kaito.runtime.serve.front import Front
 from kaito.runtime.serve.keys import Keys
 from kaito.runtime.serve.launch import Facts, Launch
@@ -41,6 +42,7 @@ from kaito.runtime.serve.prepare import (
 from kaito.runtime.serve.relay import EnginePool
 from kaito.runtime.serve.state import READY, STOPPING, ServingState
 from kaito.runtime.serve.supervise import EngineProcess
+from kaito.runtime.serve.tensors import shapes_in
 from kaito.runtime.serve.wire import Listener
 from kaito.runtime.settings import Settings
 from kaito.runtime.weights import resolve
@@ -56,7 +58,7 @@ def serve(config_path: str, settings: Settings) -> int:
     """Serve until told to stop (0) or until something fails (1); a failure is left as the termination message."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run(load_config(settings.path(config_path)), settings))
+            runner.run(run(config_path, settings))
     except Failed as error:
         say(failure_line(error.failure))
         write_termination_message(error.failure, settings.path(settings.termination_log))
@@ -70,8 +72,9 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-async def run(config: ServeConfig, settings: Settings) -> None:
+async def run(config_path: str, settings: Settings) -> None:
     """Listen, start the engine, and stay until a signal or its end; raises Failed."""
+    config = load_config(settings.path(config_path))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -83,7 +86,7 @@ async def run(config: ServeConfig, settings: Settings) -> None:
     watching = asyncio.create_task(watch_keys(keys)) if keys is not None else None
     try:
         with tempfile.TemporaryDirectory(prefix="kaito-runtime-") as scratch:
-            serving = Serving(config, settings, front, listener=listener, stop=stop)
+            serving = Serving(config, settings, front, config_path=config_path, listener=listener, stop=stop)
             await serving.run(Path(scratch))
     finally:
         if watching is not None:
@@ -132,6 +135,7 @@ class Serving:
     settings: Settings
     front: Front
     _: KW_ONLY
+    config_path: str
     listener: Listener
     stop: asyncio.Event
 
@@ -150,12 +154,35 @@ class Serving:
             pool = EnginePool(launch.socket)
             self.front.attach(backend, session, pool)
             ready = asyncio.create_task(announce_ready(self.front.state, session, backend))
+            following = asyncio.create_task(self.follow_adapters(facts, session, ready, scratch=scratch))
             try:
                 await self.until_the_end(engine)
             finally:
                 ready.cancel()
+                following.cancel()
                 await engine.stop()
                 pool.close()
+
+    async def follow_adapters(
+        self, facts: Facts, session: ClientSession, ready: asyncio.Task[None], *, scratch: Path
+    ) -> None:
+        """Once the engine answers, load and unload adapters as the config file changes."""
+        if not self.config.adapters:
+            return
+        await ready
+        following = Following(
+            self.settings.path(self.config_path),
+            self.settings,
+            session,
+            ON_THE_SOCKET,
+            model=await asyncio.to_thread(shapes_in, Path(facts.model)) if facts.local else {},
+            rank=vllm.room_for(facts.lora_rank) if self.config.engine == "vllm" else adapters.HIGHEST_RANK,
+            scratch=scratch,
+            say=say,
+            restart=self.stop.set,
+            loaded=wishes(self.config, self.settings),
+        )
+        await following.run()
 
     def note_phase(self, line: str) -> None:
         """Follow the engine's start through its output."""
@@ -194,7 +221,11 @@ async def prepared(
     options = read_user_options(config, settings)
     state.enter("Looking for the weights")
     weights = await resolve(config.model, settings)
-    config = adapters.applied(resolved(config, settings), scratch)
+    if config.adapters:
+        state.enter("Looking at the adapters")
+        await asyncio.to_thread(bring, config, settings)
+        shapes = await asyncio.to_thread(shapes_in, Path(weights.model)) if weights.local else {}
+        config = adapters.applied(resolved(config, settings), scratch, shapes)
     facts = gather(config, weights, settings, options, socket=str(scratch / "engine.sock"))
     build = vllm.launch if config.engine == "vllm" else transformers.launch
     return build(config, facts), facts

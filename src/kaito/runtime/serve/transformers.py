@@ -9,8 +9,6 @@ sampling of the first request for all.
 from __future__ import annotations
 
 from kaito.api.contracts import ServeConfig
-from kaito.api.names import REASON_NOT_SUPPORTED_HERE
-from kaito.runtime.failure import Failed
 from kaito.runtime.serve.launch import Facts, Launch, Options, cpu_threads, merged, option_name
 from kaito.runtime.serve.vllm import words
 
@@ -20,13 +18,7 @@ RENAMED = {"torch-dtype": "dtype"}
 
 
 def launch(config: ServeConfig, facts: Facts) -> Launch:
-    """The server's command line and environment; raises Failed (NotSupportedHere) for adapters."""
-    if config.adapters:
-        raise Failed(
-            REASON_NOT_SUPPORTED_HERE,
-            "The transformers engine cannot serve adapters yet.",
-            "Remove the annotation kaito.sh/runtime (the vllm engine serves adapters), or remove the adapters.",
-        )
+    """The server's command line and environment."""
     extra = {option_name(key): value for key, value in config.extra_args.items()}
     options, ignored = merged({**base_options(config, facts), **extra}, facts.user_options)
     options = {RENAMED.get(key, key): value for key, value in options.items()}
@@ -35,7 +27,7 @@ def launch(config: ServeConfig, facts: Facts) -> Launch:
         argv=(facts.python, "-m", MODULE, *words({**options, "uds": facts.socket})),
         environment=environment(config, facts),
         socket=facts.socket,
-        served_names=(name,),
+        served_names=(name, *(adapter.name for adapter in config.adapters)),
         ignored=ignored,
     )
 
@@ -52,6 +44,7 @@ def base_options(config: ServeConfig, facts: Facts) -> Options:
         "chat-template": facts.chat_template,
         "tool-call-parser": config.tool_call_parser,
         "trust-remote-code": config.trust_remote_code or None,
+        "lora-modules": [{"name": adapter.name, "path": adapter.path} for adapter in config.adapters] or None,
     }
 
 

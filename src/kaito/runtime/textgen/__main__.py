@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from aiohttp import web
@@ -29,7 +30,14 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--max-model-len", type=int, help="tokens of a prompt and its answer together")
     top.add_argument("--max-num-seqs", type=int, default=64, help="answers that are made at once")
     top.add_argument("--attn-implementation", help="transformers' attention implementation")
+    top.add_argument("--lora-modules", nargs="+", type=adapter, default=[], help='adapters, as {"name": …, "path": …}')
     return top
+
+
+def adapter(text: str) -> tuple[str, str]:
+    """Name and folder of an adapter."""
+    value = json.loads(text)
+    return value["name"], value["path"]
 
 
 def main() -> None:
@@ -47,7 +55,8 @@ def main() -> None:
         attn_implementation=given.attn_implementation,
         device_map=given.device_map,
     )
-    server = Server(load(options), given.served_model_name, tool_parser=given.tool_call_parser)
+    adapters = tuple(given.lora_modules)
+    server = Server(load(options), given.served_model_name, tool_parser=given.tool_call_parser, adapters=adapters)
     print("Opening the API", file=sys.stderr, flush=True)  # noqa: T201 - a phase of the start, read by the front
     web.run_app(server.application(), path=given.uds, print=None, access_log=None, handler_cancellation=True)
 

@@ -13,12 +13,14 @@ import queue
 import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Many
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as nn
 
+from kaito.runtime.textgen.lora import BASE, LoraModel
 from kaito.runtime.textgen.sampling import Logprobs, Sampling, adjusted, drawn, logprobs_of
 
 PREFILL_TOKENS = 8192
@@ -44,6 +46,8 @@ class Sequence:
     prompt: list[int]
     sampling: Sampling
     grammar: Matcher | None = None
+    adapter: str = BASE
+    """As `LoraModel.inner` says it."""
     tokens: list[int] = field(default_factory=list)
     cancelled: bool = False
     """Set by anybody who wants no more of it."""
@@ -66,16 +70,37 @@ class Step:
 Deliver = Callable[[list[Step]], None]
 
 
+WORK_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, OSError, ImportError, AttributeError)
+"""What torch, PEFT and files raise."""
+
+
+class Job:
+    """Something to be done between two steps."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self.future: Future[None] = Future()
+
+    def run(self) -> None:
+        """Do it; what goes wrong is the asker's."""
+        try:
+            self._work()
+        except WORK_ERRORS as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(None)
+
+
 class Batch:
     """The sequences under way, and those that wait."""
 
-    def __init__(self, model: Any, deliver: Deliver, *, most: int, budget: int, cache: Callable[[], Any]) -> None:
+    def __init__(self, model: LoraModel, deliver: Deliver, *, most: int, budget: int, cache: Callable[[], Any]) -> None:
         self._model = model
         self._deliver = deliver
         self._most = most
         self._budget = budget
         self._new_cache = cache
-        self._arrived: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Sequence | Job | None] = queue.SimpleQueue()
         self._waiting: list[Sequence] = []
         self._rows: list[Sequence] = []
         self._cache: Any = None
@@ -95,6 +120,16 @@ class Batch:
     def add(self, sequence: Sequence) -> None:
         """Have this one answered; any thread may ask."""
         self._arrived.put(sequence)
+
+    def adapters_in_use(self) -> set[str]:
+        """The adapters of the sequences under way; to be asked on the thread that computes."""
+        return {sequence.adapter for sequence in (*self._rows, *self._waiting)}
+
+    def call(self, work: Callable[[], None]) -> Future[None]:
+        """Have something done between two steps, on the thread that computes; any thread may ask."""
+        job = Job(work)
+        self._arrived.put(job)
+        return job.future
 
     def stop(self) -> None:
         """End after the step under way."""
@@ -130,6 +165,9 @@ class Batch:
             sequence = self._arrived.get()
             if sequence is None:
                 return False
+            if isinstance(sequence, Job):
+                sequence.run()
+                continue
             self._waiting.append(sequence)
             idle = False
         return True
@@ -156,7 +194,7 @@ class Batch:
     def _prefill(self, group: Many[Sequence], longest: int) -> None:
         if not group:
             return
-        device = self._model.device
+        device = self._model.base.device
         ids = torch.zeros((len(group), longest), dtype=torch.long)
         mask = torch.zeros((len(group), longest), dtype=torch.long)
         for row, sequence in enumerate(group):
@@ -174,15 +212,16 @@ class Batch:
         ids, mask = ids.to(device), mask.to(device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = self._new_cache()
-        logits, cache = self._forward(ids, mask, positions, cache)
+        logits, cache = self._forward(group, ids, mask, positions, cache=cache)
         ends = positions[:, -1] + 1
         self._merge(list(group), cache, mask, ends)
         self._emit(logits, first=len(self._rows) - len(group))
 
-    def _forward(self, ids: Any, mask: Any, positions: Any, cache: Any) -> tuple[Any, Any]:
+    def _forward(self, rows: Many[Sequence], ids: Any, mask: Any, positions: Any, *, cache: Any) -> tuple[Any, Any]:
         """Logits of each row's last token, and the cache that holds all of it."""
         padded = None if bool(mask.all()) else mask
-        answer = self._model(
+        answer = self._model.forward(
+            [sequence.adapter for sequence in rows],
             input_ids=ids,
             attention_mask=padded,
             position_ids=positions,
@@ -211,7 +250,9 @@ class Batch:
         """One token for everybody."""
         one = torch.ones((len(self._rows), 1), dtype=torch.long, device=self._mask.device)
         self._mask = torch.cat([self._mask, one], dim=1)
-        logits, self._cache = self._forward(self._next[:, None], self._mask, self._positions[:, None], self._cache)
+        logits, self._cache = self._forward(
+            self._rows, self._next[:, None], self._mask, self._positions[:, None], cache=self._cache
+        )
         self._positions = self._positions + 1
         self._emit(logits, first=0)
 

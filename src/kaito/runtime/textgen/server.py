@@ -18,7 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from kaito.runtime.textgen.answer import Choice, tool_calls
-from kaito.runtime.textgen.batch import Batch, Sequence, Step
+from kaito.runtime.textgen.batch import WORK_ERRORS, Batch, Sequence, Step
 from kaito.runtime.textgen.bodies import (
     INSTEAD,
     Refusal,
@@ -30,6 +30,7 @@ from kaito.runtime.textgen.bodies import (
     wanted,
 )
 from kaito.runtime.textgen.grammar import matcher
+from kaito.runtime.textgen.lora import LoraModel
 from kaito.runtime.textgen.model import Loaded
 
 BODY_LIMIT = 256 * 1024**2
@@ -38,14 +39,18 @@ BODY_LIMIT = 256 * 1024**2
 class Server:
     """One model behind OpenAI's routes."""
 
-    def __init__(self, loaded: Loaded, name: str, *, tool_parser: str | None) -> None:
+    def __init__(
+        self, loaded: Loaded, name: str, *, tool_parser: str | None, adapters: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         self._loaded = loaded
         self._name = name
         self._tool_parser = tool_parser
+        self._adapters = adapters
         self._created = int(time.time())
         self._choices: dict[int, Choice] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._batch = Batch(loaded.model, self._delivered, most=loaded.most, budget=loaded.budget, cache=loaded.cache)
+        self._lora = LoraModel(loaded.model)
+        self._batch = Batch(self._lora, self._delivered, most=loaded.most, budget=loaded.budget, cache=loaded.cache)
 
     def application(self) -> web.Application:
         """The routes."""
@@ -56,6 +61,8 @@ class Server:
         app.router.add_get("/version", self._version)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completion)
+        app.router.add_post("/v1/load_lora_adapter", self._load_adapter)
+        app.router.add_post("/v1/unload_lora_adapter", self._unload_adapter)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/detokenize", self._detokenize)
         app.router.add_route("*", "/{rest:.*}", self._nothing)
@@ -66,6 +73,8 @@ class Server:
     async def _start(self, app: web.Application) -> None:
         self._loop = asyncio.get_running_loop()
         self._batch.start()
+        for name, folder in self._adapters:
+            await self.load_adapter(name, folder)
 
     async def _end(self, app: web.Application) -> None:
         await asyncio.to_thread(self._batch.stop)
@@ -105,16 +114,40 @@ class Server:
         raise Refusal(f"The transformers engine does not serve {request.path[:200]}. {INSTEAD}", status=501)
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        entry = {
-            "id": self._name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "kaito",
-            "root": self._loaded.model.name_or_path,
-            "parent": None,
-            "max_model_len": self._loaded.length,
-        }
-        return web.json_response({"object": "list", "data": [entry]})
+        common = {"object": "model", "created": self._created, "owned_by": "kaito"}
+        root = self._loaded.model.name_or_path
+        base = {"id": self._name, **common, "root": root, "parent": None, "max_model_len": self._loaded.length}
+        adapters = [
+            {"id": name, **common, "root": name, "parent": self._name, "max_model_len": None}
+            for name in self._lora.names
+        ]
+        return web.json_response({"object": "list", "data": [base, *adapters]})
+
+    async def _load_adapter(self, request: web.Request) -> web.StreamResponse:
+        """vLLM's request to load an adapter, for the front alone."""
+        body = await self._body(request)
+        name, folder = str(body.get("lora_name") or ""), str(body.get("lora_path") or "")
+        if not name or not folder:
+            raise Refusal("`lora_name` and `lora_path` are needed.")
+        await self.load_adapter(name, folder)
+        return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def load_adapter(self, name: str, folder: str) -> None:
+        """Have an adapter in the model; raises Refusal with PEFT's words when it cannot be."""
+        try:
+            await asyncio.wrap_future(
+                self._batch.call(lambda: self._lora.load(name, folder, self._batch.adapters_in_use()))
+            )
+        except WORK_ERRORS as error:
+            raise Refusal(f"The adapter {name} cannot be loaded: {error}", status=400) from error
+
+    async def _unload_adapter(self, request: web.Request) -> web.StreamResponse:
+        name = str((await self._body(request)).get("lora_name") or "")
+        try:
+            await asyncio.wrap_future(self._batch.call(lambda: self._lora.unload(name, self._batch.adapters_in_use())))
+        except KeyError:
+            raise Refusal(f"There is no adapter {name}.", status=404) from None
+        return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         batch = self._batch
@@ -150,7 +183,7 @@ class Server:
         if not isinstance(body, dict):
             raise Refusal("The body must be a JSON object.")
         name = body.get("model")
-        if name is not None and name != self._name:
+        if name is not None and name != self._name and name not in self._lora.names:
             raise Refusal(f"The model `{name}` does not exist.", status=404, param="model")
         return body
 
@@ -161,7 +194,9 @@ class Server:
         return await self._answer(request, chat=False)
 
     async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
-        asked = wanted(await self._body(request), chat=chat, defaults=self._loaded.defaults)
+        body = await self._body(request)
+        asked = wanted(body, chat=chat, defaults=self._loaded.defaults)
+        name = body.get("model") or self._name
         if asked.tools is not None and asked.tools.choice == "auto" and self._tool_parser != "hermes":
             raise Refusal(
                 "This model has no tool parser that the transformers engine knows, so that it cannot choose tools by "
@@ -170,13 +205,14 @@ class Server:
                 param="tool_choice",
             )
         prompts = self._rendered(asked)
-        choices = [self._choice(asked, prompt) for prompt in prompts for _ in range(asked.n)]
+        adapter = self._lora.inner(name)
+        choices = [self._choice(asked, prompt, adapter) for prompt in prompts for _ in range(asked.n)]
         identity = request.headers.get("X-Request-Id") or uuid.uuid4().hex
         envelope = {
             "id": ("chatcmpl-" if chat else "cmpl-") + identity,
             "object": "chat.completion" if chat else "text_completion",
             "created": int(time.time()),
-            "model": self._name,
+            "model": name,
         }
         try:
             for choice in choices:
@@ -238,14 +274,14 @@ class Server:
         tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return tokens
 
-    def _choice(self, asked: Wanted, prompt: list[int]) -> Choice:
+    def _choice(self, asked: Wanted, prompt: list[int], adapter: str) -> Choice:
         wish = sampling(asked, room=self._loaded.length - len(prompt), ends=self._loaded.ends)
         if any(not 0 <= token < self._loaded.vocabulary for token in wish.logit_bias):
             raise Refusal("`logit_bias` names a token that the model does not have.", param="logit_bias")
         grammar = (
             matcher(self._loaded.grammars, asked.schema, self._loaded.vocabulary) if asked.schema is not None else None
         )
-        return Choice(Sequence(prompt, wish, grammar), asked, self._loaded.tokenizer)
+        return Choice(Sequence(prompt, wish, grammar, adapter), asked, self._loaded.tokenizer)
 
     def _entry(self, asked: Wanted, index: int, choice: Choice) -> dict[str, Any]:
         """One of `choices`."""
