@@ -13,11 +13,13 @@ import socket
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 from aiohttp import web
 
 from kaito.api.crd import custom_resource_definitions
+from kaito.catalog.gpus import BadTable
 from kaito.kube.certificates import KeyPair, new_authority
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
@@ -67,7 +69,7 @@ async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None 
         if settings.install_crds:
             await _install_crds(client, clock)
         async with model_lookup(settings, clock) as lookup:
-            controller = workspace_controller(settings, _provisioner(settings), lookup)
+            controller = workspace_controller(settings, _equipped(settings), lookup)
             manager = Manager(client, [controller], clock=clock)
             async with _webhook(client, settings, clock), _monitoring(manager, settings):
                 _log.info("operator runs against %s with provisioner %s", config.server, settings.provisioner)
@@ -78,6 +80,18 @@ async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None 
                     await election.lead(manager.run)
                 else:
                     await manager.run()
+
+
+def _equipped(settings: Settings) -> Provisioner:
+    """The provisioner, knowing the user's machines too. Raises CannotStart."""
+    provisioner = _provisioner(settings)
+    if settings.machines is None:
+        return provisioner
+    try:
+        known = provisioner.machines.extended(settings.machines.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, BadTable) as error:
+        raise CannotStart(f"--machines {settings.machines} cannot be used: {error}.") from error
+    return replace(provisioner, machines=known)
 
 
 def _provisioner(settings: Settings) -> Provisioner:
