@@ -32,7 +32,10 @@ PURE_GLOBS = (
     "engine/tables/*.py",
     "cli/phases.py",
 )
-IMPURE_BY_NATURE = {"operator/__main__.py", "operator/settings.py", "operator/app.py", "operator/facts.py"}
+IMPURE_BY_NATURE = {
+    *(f"operator/{name}.py" for name in ("__main__", "settings", "app", "facts")),
+    *(f"operator/{name}.py" for name in ("authority", "hooks", "logs", "metrics", "monitoring")),
+}
 HEAVY = {"torch", "transformers", "vllm", "faiss", "accelerate", "peft"}
 LONGEST_FILE = 500
 LONGEST_FUNCTION = 70

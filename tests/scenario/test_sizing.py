@@ -7,9 +7,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from kaito.api import names
 from kaito.api.meta import WORKSPACES
+from kaito.catalog.gpus import machines
 from kaito.catalog.hub import Answer, Hub
 from kaito.kube.manifest import Manifest, condition_of
 from kaito.kube.resource import CONFIG_MAPS, STATEFUL_SETS
@@ -184,3 +186,16 @@ def test_a_model_that_the_hub_does_not_show_is_no_model_unless_a_token_is_named(
     assert message(here).startswith(f"{names.REASON_UNKNOWN_PRESET}: http://hub shows no model org/model: correct the")
     private = settled(a100_world(asking("org/model", secret="token")), facts.lookup)
     assert serve_config(private)["model"]["id"] == "org/model"
+
+
+def test_machines_of_ones_own_are_sized_and_offered() -> None:
+    table = """
+cloud: ours
+instance_types:
+  - {names: [small], gpus: 1, memory_gib: 24, product: NVIDIA A10, compute_capability: 8.6}
+  - {names: [large], gpus: 1, memory_gib: 80, product: NVIDIA A100, compute_capability: 8.0, usd_per_hour: [1.5]}
+"""
+    provisioner = replace(node_claim_provisioner(), machines=machines().extended(table))
+    here = World(asking("phi-4", type_="small"), known=(WORKSPACES,))
+    here.settle(workspace_controller(Settings(), provisioner, catalogue_lookup), starting_kubelet)
+    assert "What serves it: large (1 x A100 80 GiB, 1.50 USD/h)." in message(here)

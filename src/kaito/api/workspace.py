@@ -174,6 +174,17 @@ class FailureStatus(ApiModel):
     """When it was first seen."""
 
 
+class TimelineStep(ApiModel):
+    """A step on the way to being ready that is done."""
+
+    step: str
+    """NodesRequested, NodesReady, ImagePulled, WeightsLoaded, EngineReady or Serving."""
+    time: str = Field(json_schema_extra={"format": "date-time"})
+    """When it was done."""
+    message: str = ""
+    """What there is to tell of it."""
+
+
 class WorkspaceStatus(ApiModel):
     """What the operator reports."""
 
@@ -190,6 +201,8 @@ class WorkspaceStatus(ApiModel):
     """What the start-up benchmark found."""
     failure: FailureStatus | None = None
     """Why the Workspace does not do what it is for; absent while all is well."""
+    timeline: tuple[TimelineStep, ...] = ()
+    """How it came to be ready, step by step, the first time."""
 
 
 class Workspace(ApiModel):

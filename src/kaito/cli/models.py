@@ -68,7 +68,7 @@ def list_(
         dump({"models": [modelviews.summary(model) for model in found]}, output)
     elif found:
         least = {model.id: offers(model, table.instance_types(), demand)[:1] for model in found}
-        layout.show(console, modelviews.overview(found, least))
+        layout.show(console, modelviews.overview(found, least, demand, layout.width_of(console)))
     else:
         what = f" with {word!r} in its name" if word else ""
         where = f" that one {on.product} can serve with {demand.context} tokens" if on else ""

@@ -15,14 +15,16 @@ from kaito.catalog.flags import engine_flags
 from kaito.catalog.gpus import Gpus, InstanceType
 from kaito.catalog.kvcache import cache_of
 from kaito.catalog.models import ModelFacts
-from kaito.catalog.sizing import DEFAULT_CONTEXT, disk_gib
+from kaito.catalog.sizing import disk_gib
 from kaito.cli import layout
 
 MOST_OFFERS = 8
 BAR = 24
 
 
-def overview(models: Sequence[ModelFacts], least: Mapping[str, Sequence[Offer]]) -> list[Text]:
+def overview(
+    models: Sequence[ModelFacts], least: Mapping[str, Sequence[Offer]], demand: Demand, width: int | None
+) -> list[Text]:
     """One row a model, with the cheapest machine that serves it."""
     rows: list[list[layout.Cell]] = []
     for model in models:
@@ -37,8 +39,8 @@ def overview(models: Sequence[ModelFacts], least: Mapping[str, Sequence[Offer]])
             ]
         )
     lines = layout.table(["NAME", "GIB", "CONTEXT", "LEAST GPUS", "USD/H"], rows)
-    note = f"Least GPUs: of the cheapest machine that serves {DEFAULT_CONTEXT} tokens, or as many as --context says."
-    return [*lines, Text(""), Text(note, "dim")]
+    note = f"Least GPUs: those of the cheapest machine that serves a request of {demand.context} tokens."
+    return [*lines, Text(""), *layout.paragraph(note, width=width)]
 
 
 def detail(model: ModelFacts, width: int | None) -> list[Text]:

@@ -59,6 +59,8 @@ class Settings(BaseModel):
     """Never download weights, and ask no hub what a model is."""
     hub_endpoint: str = "https://huggingface.co"
     """The hub that is asked about models which the catalogue does not hold; empty asks none."""
+    machines: Path | None = None
+    """A YAML file with machine types and GPUs of one's own, such as a mounted ConfigMap; docs/sizing.md shows one."""
     facts_cache: str = ""
     """A folder that keeps what a hub said of a model; without it, it is asked again after a restart."""
     install_crds: bool = False
@@ -85,6 +87,9 @@ class Settings(BaseModel):
     """Work only while holding a Lease, so that several replicas may run. On, but where the provisioner is `local`."""
     lease_seconds: Annotated[int, Field(ge=3)] = 8
     """How long a leader that has died holds the others up. It renews four times as often."""
+    shutdown_delay_seconds: Annotated[float, Field(ge=0)] = 0
+    """How long the webhook goes on answering after the operator was told to end: a cluster's nodes may send it requests
+    until they have heard of it."""
     feature_gates: dict[str, bool] = {}
     """KAITO's feature gates as name=true,name=false."""
     workers: Annotated[int, Field(ge=1)] = 8

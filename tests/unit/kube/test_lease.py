@@ -17,7 +17,7 @@ from kaito.kube.manifest import Manifest
 from kaito.kube.request import Request
 from kaito.kube.resource import LEASES
 from tests.unit.kube.apiserver import QUICK, ApiServer, refusal, running
-from tests.unit.kube.waiting import background
+from tests.unit.kube.waiting import background, until
 
 PLACE = "/apis/coordination.k8s.io/v1/leases"
 
@@ -116,7 +116,7 @@ async def test_a_vanished_leader_is_followed_when_its_lease_has_run_out(world: W
 async def test_a_leader_that_cannot_renew_stops_before_another_may_start(world: World, trouble: str) -> None:
     async with background(_lost(world, "a")) as leading:
         await world.after(1)
-        assert world.at_work == ["a"]
+        await until(lambda: world.at_work == ["a"])
         if trouble == "frozen":
             world.server.thawed.clear()
         else:

@@ -177,6 +177,15 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
     return _stateful_set(rendering, template)
 
 
+def is_of_kaito(stateful_set: Manifest | None) -> bool:
+    """Whether there is a StatefulSet, and KAITO made it and we never rendered it."""
+    if stateful_set is None:
+        return False
+    template = {"metadata": stateful_set["spec"]["template"].get("metadata") or {}}
+    is_ours = names.CONFIG_HASH_ANNOTATION in annotations_of(template)
+    return not is_ours and names.WORKSPACE_LABEL not in labels_of(stateful_set)
+
+
 def template_stateful_set(rendering: Rendering, template: Manifest) -> Manifest:
     """The StatefulSet that runs the user's own pod template, pinned to the Workspace's nodes. Edits roll out."""
     given = template.get("spec") or {}
