@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,8 +14,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from typer.testing import CliRunner
 
 from kaito.catalog.hub import Hub, HubError, retry_after_s, web_fetch, weight_files
+from kaito.cli.failure import UserError
+from kaito.cli.main import application
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -275,6 +279,26 @@ async def test_redirects_end(fake: FakeHub, session: aiohttp.ClientSession) -> N
     fake.renamed["org/model"] = "org/model"
     with pytest.raises(HubError, match="redirects in a circle"):
         await hub_of(fake, session).facts("org/model")
+
+
+async def test_the_command_line_asks_the_hub_that_the_environment_names(
+    fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"{fake.url}/")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fake.gated.add("org/model")
+    words = ["models", "size", "org/model", "--gpu", "L4", "-o", "json"]
+    refused = await asyncio.to_thread(CliRunner().invoke, application(), words)
+    assert isinstance(refused.exception, UserError)
+    assert "HF_TOKEN" in refused.exception.next_step
+    monkeypatch.setenv("HF_TOKEN", "good")
+    answered = await asyncio.to_thread(CliRunner().invoke, application(), words)
+    assert json.loads(answered.stdout)["fit"]["fits"]
+    # and again without a network, from what was remembered
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    asked = len(fake.asked)
+    assert (await asyncio.to_thread(CliRunner().invoke, application(), words)).stdout == answered.stdout
+    assert len(fake.asked) == asked
 
 
 def test_which_files_are_the_weights() -> None:

@@ -193,13 +193,6 @@ def fit(model: ModelFacts, gpus: Gpus, demand: Demand | None = None, *, nodes: i
     )
 
 
-def context_that_fits(model: ModelFacts, gpus: Gpus, nodes: int = 1) -> int | None:
-    """The longest request that the model can serve there; None where that cannot be said, 0 where it does not fit."""
-    if model.weights_gib is None or model.shape is None:
-        return None
-    return fit(model, gpus, nodes=nodes).max_context
-
-
 def stored_as(model: ModelFacts) -> str:
     """The format of a model's weights, as `BITS` calls it; `bf16` where they are in 16 bits, and for what is not
     known."""

@@ -10,7 +10,6 @@ from kaito.catalog.fit import (
     Demand,
     batch_requests,
     batch_tokens,
-    context_that_fits,
     fit,
     instead,
     least_gpus,
@@ -201,10 +200,8 @@ def test_what_instead_is_a_part_of_a_sentence() -> None:
 
 def test_a_model_without_facts_cannot_be_sized() -> None:
     unknown = ModelFacts(id="somebody/something")
-    assert context_that_fits(unknown, gpus_of("g5.xlarge")) is None
     with pytest.raises(ValueError, match="nothing is known of somebody/something"):
         fit(unknown, gpus_of("g5.xlarge"))
-    assert context_that_fits(LLAMA_70B, gpus_of("g5.xlarge")) == 0
 
 
 def test_every_preset_fits_some_machine_or_none_has_memory_for_its_weights() -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from kaito.api.contracts import Parallelism
 from kaito.api.names import REASON_GPU_TOO_SMALL
 from kaito.api.workspace import Workspace
-from kaito.catalog.fit import Demand, fit, instead, least_gpus
+from kaito.catalog.fit import Demand, Fit, fit, instead, least_gpus
 from kaito.catalog.gpus import Gpus, Machines
 from kaito.catalog.models import ModelFacts
 from kaito.catalog.sizing import DEFAULT_CONTEXT, DoesNotFit, estimate_nodes, parallelism
@@ -196,13 +197,20 @@ def _size(
     nodes = estimate_nodes(model, gpus, context=context).nodes
     if model.shape is None:
         return nodes, offered
-    alone = fit(model, gpus, Demand(context=context))
+    alone = _alone(model, gpus, context)
     if nodes == 1 and alone.is_impossible:
         raise DoesNotFit(f"{model.id} does not fit: {alone.why}")
     # KAITO's formula counts files that are there twice and knows no windows: one node may do where it asks for several.
     return (1 if alone.fits else nodes), offered
 
 
+@lru_cache(maxsize=1024)
+def _alone(model: ModelFacts, gpus: Gpus, context: int) -> Fit:
+    """What the model comes to on one such node; remembered, as every pass asks."""
+    return fit(model, gpus, Demand(context=context))
+
+
+@lru_cache(maxsize=1024)
 def _advice(model: ModelFacts | None, type_: str, context: int, machines: Machines) -> str:
     """Which machines would do: of the cloud that the Workspace's own type is of, or where nodes are brought along, the
     GPUs that one of them would need."""
