@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from typer.testing import CliRunner
 
-from kaito.catalog.hub import Hub, HubError, retry_after_s, web_fetch, weight_files
+from kaito.catalog.hub import Answer, Hub, HubError, retry_after_s, web_fetch, weight_files
 from kaito.cli.failure import UserError
 from kaito.cli.main import application
 
@@ -56,6 +56,8 @@ class FakeHub:
     etag: str = 'W/"one"'
     busy: dict[str, str] | None = None
     status: int = 200
+    unchanged: int = 0
+    """How often it said that nothing is new."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Host, path and token of each request."""
 
@@ -79,6 +81,7 @@ class FakeHub:
         if revision not in ("main", self.commit):
             return web.Response(status=404, headers={"X-Error-Code": "RevisionNotFound"})
         if request.headers.get("If-None-Match") == self.etag:
+            self.unchanged += 1
             return web.Response(status=304, headers={"ETag": self.etag})
         body = {
             "id": id_,
@@ -215,7 +218,7 @@ async def test_a_newer_commit_is_found_with_one_conditional_question(
     first = await hub.refreshed("org/model")
     asked = len(fake.asked)
     assert await hub.refreshed("org/model") == first
-    assert len(fake.asked) == asked + 1
+    assert (len(fake.asked), fake.unchanged) == (asked + 1, 1)
     fake.commit, fake.etag = "f" * 40, 'W/"two"'
     assert (await hub.refreshed("org/model")).revision == "f" * 40
     assert (await hub.facts("org/model")).revision == "f" * 40
@@ -273,6 +276,17 @@ async def test_a_repository_without_a_model_is_unusable(
     with pytest.raises(HubError, match=said) as raised:
         await hub_of(fake, session).facts("org/model")
     assert raised.value.why == "unusable"
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "http://[", "ftp://elsewhere/x"])
+async def test_a_redirect_to_what_is_no_web_address_is_not_followed(
+    fake: FakeHub, session: aiohttp.ClientSession, target: str
+) -> None:
+    async def sent_away(url: str, headers: Mapping[str, str]) -> Answer:
+        return Answer(302, {"location": target}, b"")
+
+    with pytest.raises(HubError, match="which is no web address"):
+        await Hub(sent_away, fake.url).facts("org/model")
 
 
 async def test_redirects_end(fake: FakeHub, session: aiohttp.ClientSession) -> None:

@@ -93,16 +93,14 @@ class Hub:
     offline: bool = False
 
     async def facts(self, id_: str, *, revision: str = "main") -> ModelFacts:
-        """The facts of a model at a commit. What is remembered is not asked for again, but for its being up to date
-        where the hub can say so cheaply: the commit once found stays. Raises HubError."""
+        """The facts of a model at a commit: what is remembered, else what the hub says. The commit that was found first
+        stays. Raises HubError."""
         remembered = self.remembered(id_)
         if remembered is not None and revision in ("main", remembered.revision):
             return remembered
         if self.offline:
             raise HubError("unreachable", f"nothing is known of {id_}, and the hub may not be asked (offline)")
-        found = await self._ask(id_, revision)
-        self._remember(found)
-        return found
+        return await self._read(id_, await self._get(id_, self._about(id_, revision)))
 
     async def refreshed(self, id_: str) -> ModelFacts:
         """The facts at the newest commit. Asks only whether there is a newer one than what is remembered; answers
@@ -127,10 +125,6 @@ class Hub:
             return None if entry is None else ModelFacts.model_validate(entry["facts"])
         except (KeyError, ValueError):
             return None
-
-    async def _ask(self, id_: str, revision: str) -> ModelFacts:
-        answer = await self._get(id_, self._about(id_, revision))
-        return await self._read(id_, answer)
 
     async def _ask_if_newer(self, remembered: ModelFacts, etag: str) -> ModelFacts:
         headers = {"If-None-Match": etag} if etag else {}
@@ -197,12 +191,20 @@ class Hub:
                 raise HubError("unreachable", f"{self.endpoint} does not answer: {error}") from error
             if answer.status not in REDIRECTS or not answer.headers.get("location"):
                 break
-            url = urljoin(url, answer.headers["location"])
-            if urlsplit(url).scheme not in ("http", "https"):
-                raise HubError("unusable", f"{self.endpoint} sends to {url[:80]}, which is no web address")
+            url = self._redirected(url, answer.headers["location"])
         else:
             raise HubError("unreachable", f"{self.endpoint} redirects in a circle for {id_}")
         return self._judged(id_, answer, missing_is_fine=missing_is_fine)
+
+    def _redirected(self, url: str, location: str) -> str:
+        try:
+            target = urljoin(url, location)
+            fine = urlsplit(target).scheme in ("http", "https")
+        except ValueError:
+            fine = False
+        if not fine:
+            raise HubError("unusable", f"{self.endpoint} sends to {location[:80]}, which is no web address")
+        return target
 
     def _judged(self, id_: str, answer: Answer, *, missing_is_fine: bool) -> Answer:
         code = answer.headers.get("x-error-code", "")

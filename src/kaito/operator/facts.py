@@ -81,16 +81,19 @@ class HubFacts:
 
     async def _ask(self, id_: str) -> tuple[ModelFacts | UnknownPreset, float | None]:
         """The answer, and for how many seconds it is good; None for ever."""
-        try:
-            return await self._hub.facts(id_), None
-        except HubError as error:
-            if error.why == "busy" and (error.retry_after_s or BUSY_S) <= MOST_BUSY_S:
-                await self._clock.sleep(error.retry_after_s or BUSY_S)
-                return await self._ask(id_)
-            _log.warning("%s", error)
-            if error.why == "missing":
-                return UnknownPreset(_missing(self._hub.endpoint, id_), may_be_private=True), ASK_AGAIN_S
-            return ModelFacts(id=id_), ASK_AGAIN_S
+        for is_last in (False, False, True):
+            try:
+                return await self._hub.facts(id_), None
+            except HubError as error:
+                wait_s = error.retry_after_s or BUSY_S
+                if error.why == "busy" and wait_s <= MOST_BUSY_S and not is_last:
+                    await self._clock.sleep(wait_s)
+                    continue
+                _log.warning("%s", error)
+                if error.why == "missing":
+                    return UnknownPreset(_missing(self._hub.endpoint, id_), may_be_private=True), ASK_AGAIN_S
+                break
+        return ModelFacts(id=id_), ASK_AGAIN_S
 
 
 def _missing(endpoint: str, id_: str) -> str:
