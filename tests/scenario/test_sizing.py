@@ -183,7 +183,9 @@ def test_a_model_that_the_hub_does_not_show_is_no_model_unless_a_token_is_named(
     unknown = facts.lookup("org/model")
     assert isinstance(unknown, UnknownPreset)
     here = settled(a100_world(asking("org/model")), facts.lookup)
-    assert message(here).startswith(f"{names.REASON_UNKNOWN_PRESET}: http://hub shows no model org/model: correct the")
+    assert message(here).startswith(
+        f"{names.REASON_UNKNOWN_PRESET}: The hub http://hub shows no model org/model: correct the"
+    )
     private = settled(a100_world(asking("org/model", secret="token")), facts.lookup)
     assert serve_config(private)["model"]["id"] == "org/model"
 

