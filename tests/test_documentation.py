@@ -103,4 +103,5 @@ def test_every_command_about_models_and_its_options_say_what_they_are_for() -> N
     for name, command in models.commands.items():
         assert command.help
         assert [parameter.name for parameter in command.params if not getattr(parameter, "help", "there")] == []
-        assert f"kaito models {name}" in (ROOT / "docs" / "sizing.md").read_text()
+        pages = (ROOT / "docs" / page for page in ("sizing.md", "artifacts.md"))
+        assert f"kaito models {name}" in "".join(page.read_text() for page in pages)

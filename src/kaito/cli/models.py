@@ -24,7 +24,7 @@ from kaito.catalog.gpus import CLOUDS, BadTable, Gpus, InstanceType, Machines, m
 from kaito.catalog.hub import Hub, HubError, web_fetch, weight_files
 from kaito.catalog.models import ModelFacts, UnknownModel, catalogue
 from kaito.catalog.sizing import DEFAULT_CONTEXT
-from kaito.cli import layout, modelviews, settings
+from kaito.cli import layout, modelviews, push, settings
 from kaito.cli.failure import UserError
 from kaito.cli.get import dump
 
@@ -44,6 +44,7 @@ def group() -> typer.Typer:
     app.command("list")(list_)
     app.command("show")(show)
     app.command("size")(size)
+    app.command("push")(push.push)
     return app
 
 

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""`kaito-runtime`: what runs in a pod. `serve` runs a model server, `fetch` brings files into folders, `demo-model`
-builds the demo model.
+"""`kaito-runtime`: what runs in a pod. `serve` runs a model server, `fetch` brings files into folders, `push` takes a
+folder to a registry, `demo-model` builds the demo model.
 
 Imports no engine and no torch; what needs them runs in a child process.
 """
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from kaito.runtime.artifacts import command
 from kaito.runtime.artifacts.fetch import fetch
 from kaito.runtime.demo import DEMO_ID, build
 from kaito.runtime.serve.app import serve
@@ -28,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--config", required=True, metavar="FILE", help="the ServeConfig (JSON) to run")
     bring = commands.add_parser("fetch", help="bring images' folders, artifacts and files that a config file names")
     bring.add_argument("--config", required=True, metavar="FILE", help="the FetchConfig (JSON) to carry out")
+    command.arguments(commands.add_parser("push", help="push a folder to a registry, as a model or as an image"))
     two = commands.add_parser("demo-model", help="build the small demo model (once; later calls find it)")
     two.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for weights, laid out by model id")
     two.add_argument("--id", default=DEMO_ID, metavar="ORG/NAME", help=f"id to file it under (default {DEMO_ID})")
@@ -43,6 +45,8 @@ def main() -> None:
     try:
         if arguments.command == "fetch":
             sys.exit(fetch(arguments.config, from_environment()))
+        if arguments.command == "push":
+            sys.exit(command.push(arguments))
         sys.exit(build(arguments.out, arguments.id, from_environment().environment))
     except KeyboardInterrupt:
         sys.exit(130)
