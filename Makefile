@@ -60,6 +60,7 @@ generate: $(VENV)/.base ## Write what is generated from code: CRD, reference pag
 	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml
 	@$(BIN)/python -m kaito.api.reference > docs/reference/workspace.md
 	@$(BIN)/python -m kaito.operator.faults.page > docs/failures.md
+	@$(BIN)/python -m kaito.catalog.page > docs/models.md
 	@$(BIN)/python -m kaito.operator.settings_page > docs/settings.md
 	@for part in rbac webhook; do $(BIN)/python -m kaito.operator.install.chart $$part > charts/kaito/templates/$$part.yaml; done
 	@for kind in karpenter.sh_nodeclaims kaito.sh_nodebudgets; do \

@@ -15,13 +15,13 @@ from typing import Any
 import yaml
 
 from kaito.api import names
-from kaito.api.contracts import USER_CONFIG_KEY, Engine
+from kaito.api.contracts import SERVE_CONFIG_KEY, USER_CONFIG_KEY, Engine, ServeConfig
 from kaito.api.workspace import InferenceSpec, Workspace
 from kaito.catalog.engine_options import file_problem, size_of
 from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import Manifest
 from kaito.operator.workspace.adapters import LoraAdapter, lora_adapters
-from kaito.operator.workspace.observe import Observed, UnknownPreset
+from kaito.operator.workspace.observe import FactsPending, Observed, UnknownPreset
 from kaito.operator.workspace.weights import WeightsImage, weights_image
 
 MAX_NAME = 52
@@ -106,10 +106,17 @@ def _inference(
         if not (inference.template.get("spec") or {}).get("containers"):
             return _invalid("inference.template has no containers: give spec.containers, as in a pod.")
         return Wanted(workspace, default_engine, template=inference.template, tolerations=tolerations)
+    options = inference.preset.preset_options if inference.preset else None
+    secret = options.model_access_secret if options else ""
     model = observed.model
+    if isinstance(model, FactsPending):
+        return Problem(names.REASON_INFERENCE_PENDING, model.message)
+    if isinstance(model, UnknownPreset) and model.may_be_private and secret and inference.preset:
+        model = ModelFacts(id=inference.preset.name)
     if not isinstance(model, ModelFacts):
         said = model.message if isinstance(model, UnknownPreset) else "The preset is not known."
         return Problem(names.REASON_UNKNOWN_PRESET, said)
+    model = _as_it_runs(model, observed)
     engine = _engine(workspace, model, default_engine)
     if engine is None:
         return _invalid(
@@ -122,7 +129,6 @@ def _inference(
     weights = weights_image(workspace.annotations)
     if isinstance(weights, str):
         return _invalid(weights)
-    options = inference.preset.preset_options if inference.preset else None
     return Wanted(
         workspace,
         engine,
@@ -130,8 +136,22 @@ def _inference(
         adapters=adapters,
         weights=weights,
         tolerations=tolerations,
-        token_secret=options.model_access_secret if options else "",
+        token_secret=secret,
     )
+
+
+def _as_it_runs(model: ModelFacts, observed: Observed) -> ModelFacts:
+    """A model of a hub stays at the commit that it was first served at: a newer one there must not roll the pods."""
+    if model.is_known and model.reviewed:
+        return model
+    text = ((observed.serve_config or {}).get("data") or {}).get(SERVE_CONFIG_KEY, "")
+    try:
+        running = ServeConfig.model_validate_json(text).model
+    except ValueError:
+        return model
+    if running.id != model.id or running.revision is None:
+        return model
+    return model.model_copy(update={"revision": running.revision})
 
 
 def _tolerations(text: str) -> tuple[Manifest, ...] | Problem:
