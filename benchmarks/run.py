@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.e2e.machine import REPOSITORY, Machine
 from tests.engine_process import EngineProcess
 
-from benchmarks import engine_load, front, idle, provisioner, scale, serving
+from benchmarks import engine_load, front, idle, operator_scale, provisioner, scale, serving
 from kaito.api.kinds import WORKSPACES
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
@@ -141,6 +141,7 @@ def measure() -> list[Row]:
         rows += at_scale(folder / "scale")
         rows += idle_costs(folder / "idle")
         rows += provisioning(folder / "provisioner")
+        rows += operator_at_scale(folder / "operator")
     return rows
 
 
@@ -230,6 +231,26 @@ def provisioning(folder: Path, *, claims: int = 500) -> list[Row]:
         Row(f"{claims} NodeClaims deleted to all gone", "s", [found.seconds_to_gone]),
         Row(f"provisioner with {claims} Ready NodeClaims: memory", "MiB", [found.rss_mib], 60),
         Row("calls to the cloud for a claim, from order to end", "calls", [found.calls_per_claim], 4),
+    ]
+
+
+def operator_at_scale(folder: Path, *, count: int = 2000, many: int = 10_000) -> list[Row]:
+    """The operator with thousands of Workspaces on an engine of its own; nodes only pretend."""
+    found = asyncio.run(operator_scale.measure(folder / str(count), count))
+    held = asyncio.run(operator_scale.held(folder / str(many), many))
+    reactions = sorted(found.reactions_ms)
+    last = reactions[-max(1, len(reactions) // 100)]
+    there = f"{count} Workspaces"
+    return [
+        Row(f"{there} created at once to all Ready", "s", [found.converged_s], 20),
+        Row(f"{there}: the operator's processor time until then", "s", [found.cpu_s], 5),
+        Row(f"{there}: writes for each", "", [found.writes], 5),
+        Row(f"{there}: the operator's largest memory until then", "MiB", [found.peak_mib], 70),
+        Row(f"a change to what follows from it, with {there}: median", "ms", reactions, 7),
+        Row(f"a change to what follows from it, with {there}: 99th of 100", "ms", [last], 25),
+        Row(f"operator started to nothing left to do, with {there}", "s", [found.restart_s], 1),
+        Row("kill -9 of the leader to another one leading", "s", [found.failover_s], 10),
+        Row(f"{many} Workspaces held: the operator's memory", "MiB", [held], 200),
     ]
 
 
