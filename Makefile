@@ -53,8 +53,8 @@ unit: $(VENV)/.base ## Unit tests alone (seconds, no network)
 e2e: tools $(VENV)/.vllm ## kubectl, both model servers, the demo model
 	@$(PYTEST) tests/e2e
 
-bench: tools $(VENV)/.vllm ## Measure, and write benchmarks/README.md's table
-	@$(BIN)/python -m benchmarks.run
+bench: tools $(VENV)/.vllm ## Measure, and write benchmarks/README.md's tables (all, or BENCH=engine-load)
+	@$(BIN)/python -m benchmarks.run $(BENCH)
 
 generate: $(VENV)/.base ## Write what is generated from code: CRD, reference pages, roles
 	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml
