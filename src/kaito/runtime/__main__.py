@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""`kaito-runtime`: what runs in a pod. `serve` runs a model server, `fetch` brings files into folders, `demo-model`
-builds the demo model.
+"""`kaito-runtime`: what runs in a pod. `serve` runs a model server, `tune` fine-tunes a model, `fetch` brings files
+into folders, `demo-model` builds the demo model.
 
 Imports no engine and no torch; what needs them runs in a child process.
 """
@@ -18,6 +18,7 @@ from kaito.runtime.artifacts.fetch import fetch
 from kaito.runtime.demo import DEMO_ID, build
 from kaito.runtime.serve.app import serve
 from kaito.runtime.settings import from_environment
+from kaito.runtime.tune.app import tune
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,6 +29,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--config", required=True, metavar="FILE", help="the ServeConfig (JSON) to run")
     bring = commands.add_parser("fetch", help="bring images' folders, artifacts and files that a config file names")
     bring.add_argument("--config", required=True, metavar="FILE", help="the FetchConfig (JSON) to carry out")
+    train = commands.add_parser("tune", help="fine-tune the model that a config file describes, and push the result")
+    train.add_argument("--config", required=True, metavar="FILE", help="the TuneConfig (JSON) to carry out")
     two = commands.add_parser("demo-model", help="build the small demo model (once; later calls find it)")
     two.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for weights, laid out by model id")
     two.add_argument("--id", default=DEMO_ID, metavar="ORG/NAME", help=f"id to file it under (default {DEMO_ID})")
@@ -39,6 +42,8 @@ def main() -> None:
     arguments = parser().parse_args()
     if arguments.command == "serve":
         sys.exit(serve(arguments.config, from_environment()))
+    if arguments.command == "tune":
+        sys.exit(tune(arguments.config, from_environment()))
     signal.signal(signal.SIGTERM, interrupt)
     try:
         if arguments.command == "fetch":
