@@ -4,105 +4,31 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
-import hashlib
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import urllib3
 
 from kaito.api.contracts import FetchConfig, FetchItem, OciSource
 from kaito.runtime.artifacts.fetch import Fetched, fetch_item
 from kaito.runtime.failure import Failed
 from kaito.runtime.settings import Settings
+from tests.registry_process import PASSWORD, Served, registry_process
 
-USER, PASSWORD = "ann", "hunter-7"
-HTPASSWD = "ann:$2b$04$X4b0yTItpWNuse/Ac3WzbOULvHfMwH48hPLMcp/qOS3OMhix0DLnO\n"
-CONFIG = """
-version: 0.1
-log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: {folder}/store}}}}
-http: {{addr: "{host}"}}
-auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}
-"""
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONTENT = os.urandom(1 << 16)
-
-
-@dataclass(frozen=True)
-class Served:
-    """A running registry."""
-
-    host: str
-    folder: Path
-
-    def request(self, method: str, path: str, **more: Any) -> urllib3.BaseHTTPResponse:
-        url = path if "://" in path else f"http://{self.host}/v2/{path}"
-        login = urllib3.make_headers(basic_auth=f"{USER}:{PASSWORD}")
-        return urllib3.request(method, url, headers={**login, **more.pop("headers", {})}, **more)
-
-    def push_blob(self, repository: str, data: bytes) -> dict[str, Any]:
-        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-        location = self.request("POST", f"{repository}/blobs/uploads/").headers["Location"]
-        put = self.request("PUT", f"{location}&digest={digest}", body=data)
-        assert put.status == 201
-        return {"digest": digest, "size": len(data)}
-
-    def push(self, repository: str, tag: str, manifest: dict[str, Any]) -> str:
-        document = {"schemaVersion": 2, "mediaType": MANIFEST, **manifest}
-        body = json.dumps(document).encode()
-        put = self.request("PUT", f"{repository}/manifests/{tag}", body=body, headers={"Content-Type": MANIFEST})
-        assert put.status == 201, put.data
-        return put.headers["Docker-Content-Digest"]
-
-    def blob_file(self, digest: str) -> Path:
-        kind, value = digest.split(":")
-        return self.folder / f"store/docker/registry/v2/blobs/{kind}/{value[:2]}/{value}/data"
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{probe.getsockname()[1]}"
-    (folder / "htpasswd").write_text(HTPASSWD)
-    (folder / "config.yml").write_text(CONFIG.format(folder=folder, host=host))
-    process = subprocess.Popen(
-        ["docker-registry", "serve", str(folder / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    served = Served(host, folder)
-    try:
-        answers(served)
+    with registry_process(tmp_path_factory.mktemp("registry")) as served:
         yield served
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def answers(served: Served) -> None:
-    """Return once the registry listens."""
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(tuple(served.host.split(":")), timeout=1).close()  # type: ignore[arg-type]
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
 
 
 def image(served: Served, repository: str, files: dict[str, bytes]) -> tuple[str, str]:
@@ -133,13 +59,7 @@ def adapter(registry: Served) -> str:
 
 @pytest.fixture
 def login(registry: Served, tmp_path: Path) -> str:
-    return write_login(tmp_path / "config.json", registry.host, PASSWORD)
-
-
-def write_login(file: Path, host: str, password: str) -> str:
-    auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
-    file.write_text(json.dumps({"auths": {host: {"auth": auth}}}))
-    return str(file)
+    return str(registry.login(tmp_path / "config.json"))
 
 
 def got(reference: str, destination: Path, *credentials: str, mirrors: dict[str, str] | None = None) -> Fetched:
@@ -159,7 +79,7 @@ def refused(reference: str, destination: Path, *credentials: str) -> Failed:
 def test_the_folder_of_an_image_comes_with_the_second_login_that_is_tried(
     registry: Served, adapter: str, login: str, tmp_path: Path
 ) -> None:
-    wrong = write_login(tmp_path / "wrong.json", registry.host, "nonsense")
+    wrong = str(registry.login(tmp_path / "wrong.json", "nonsense"))
     fetched = got(f"{registry.host}/team/adapter:1", tmp_path / "out", wrong, login)
     assert fetched.digest == adapter
     assert (tmp_path / "out/adapter.bin").read_bytes() == CONTENT
@@ -224,7 +144,7 @@ def test_what_cannot_be_had_says_why(
 
 
 def test_a_wrong_password_is_said_to_be_refused(registry: Served, adapter: str, tmp_path: Path) -> None:
-    wrong = write_login(tmp_path / "wrong.json", registry.host, "nonsense")
+    wrong = str(registry.login(tmp_path / "wrong.json", "nonsense"))
     failure = refused(f"{registry.host}/team/adapter:1", tmp_path / "out", wrong).failure
     assert failure.reason == "ArtifactUnauthorized"
     assert "the login that was given is not accepted" in failure.message

@@ -123,7 +123,7 @@ def _comparable(value: Opaque) -> Any:
 
 def _compared(left: Opaque, right: Opaque) -> int:
     first, second = _comparable(left), _comparable(right)
-    return (first > second) - (first < second)
+    return int(first > second) - int(first < second)
 
 
 # Addresses

@@ -34,7 +34,8 @@ MODEL_WEIGHT_CONFIG = f"{MODEL_PREFIX}.weight.config.v1.raw"
 MODEL_DOC = f"{MODEL_PREFIX}.doc.v1.raw"
 MODEL_CODE = f"{MODEL_PREFIX}.code.v1.raw"
 FILEPATH = "org.cncf.model.filepath"
-FILEPATHS = (FILEPATH, "org.cnai.model.filepath", "org.opencontainers.image.title")
+TITLE = "org.opencontainers.image.title"
+FILEPATHS = (FILEPATH, "org.cnai.model.filepath", TITLE)
 """Annotations that say where a layer's file goes, in the order of trust."""
 UNPACK = "io.deis.oras.content.unpack"
 """`oras push` sets it to true on a folder, which it packs."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from kaito.runtime.failure import Failed
 DOCKER_HUB_HOST = "registry-1.docker.io"
 MANIFEST_LIMIT = 4 << 20
 """Registries take no larger manifest (distribution-spec, "Pushing Manifests")."""
+DENIED = (401, 403)
 ARCHITECTURES = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
@@ -63,19 +64,19 @@ class Registry:
         self._asked = challenge(response.headers.get("WWW-Authenticate")) if response.status == 401 else None
         self.transport.done(response)
         if response.status in RETRIED:
-            raise self._unavailable(f"it answers with status {response.status}")
+            raise self.unavailable(f"it answers with status {response.status}")
 
     def _first_answer(self) -> Response:
         try:
             return self.transport.request("GET", f"{self._scheme}://{self.host}/v2/")
         except Unreachable as error:
             if not self.reference.is_loopback or not self._may_speak_http(error):
-                raise self._unavailable(error) from None
+                raise self.unavailable(error) from None
         self._scheme = "http"
         try:
             return self.transport.request("GET", f"http://{self.host}/v2/")
         except Unreachable as error:
-            raise self._unavailable(error) from None
+            raise self.unavailable(error) from None
 
     def _may_speak_http(self, error: Unreachable) -> bool:
         return error.tls and "certificate" not in str(error)
@@ -102,7 +103,7 @@ class Registry:
             body = self.transport.read(response, MANIFEST_LIMIT)
             found = media.document(body)
         except Unreachable as error:
-            raise self._unavailable(error) from None
+            raise self.unavailable(error) from None
         except ValueError as error:
             what = f"The manifest of {self.reference} cannot be read: {error}."
             raise Failed(REASON_ARTIFACT_INVALID, what, "Is this the address of a registry?") from None
@@ -131,51 +132,81 @@ class Registry:
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: Body | None = None
     ) -> Response:
         """One request with a login that the registry takes; an answer below 400. Raises Failed."""
-        url = path if "://" in path else self.url(path)
         try:
-            response = self._with_login(method, url, headers or {}, body=body)
+            response = self.ask(method, path, headers=headers, body=body)
         except Unreachable as error:
-            raise self._unavailable(error) from None
+            raise self.unavailable(error) from None
         if response.status < 400:
             return response
-        raise self._refused(response, path)
+        raise self.refused(response, path)
+
+    def ask(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: Body | None = None
+    ) -> Response:
+        """One request with a login that the registry takes, if there is one; any answer. Raises Unreachable.
+
+        It is tried again when the server is busy, unless the body can be read only once. `path` may be a URL.
+        """
+        url = path if "://" in path else self.url(path)
+        return self._with_login(method, url, headers or {}, body=body)
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether the repository holds the blob; raises Unreachable or Failed."""
+        response = self.ask("HEAD", f"blobs/{digest}")
+        if response.status < 400 or response.status == 404:
+            self.transport.done(response)
+            return response.status < 400
+        raise self.refused(response, f"blobs/{digest}")
 
     def _with_login(self, method: str, url: str, headers: Mapping[str, str], *, body: Body | None) -> Response:
+        refused = self._header
         response = self._sent(method, url, headers, body=body)
-        if response.status not in (401, 403):
+        if response.status not in DENIED or _used_up(body):
             return response
         with self._lock:
-            asked = challenge(response.headers.get("WWW-Authenticate")) or self._asked
-            known = [self._login] if self._login is not None else []
-            candidates = [None, *self.logins] if self._header is None else [*known, *self.logins, None]
-            for login in candidates if asked is not None and not _used_up(body) else []:
-                header = authorization(self.transport, asked, login, self._scope) if asked else None
-                if header is None or header == self._header:
-                    continue
+            if self._header != refused:
+                # Another thread logged in while this request was under way.
+                self.transport.done(response)
+                response = self._sent(method, url, headers, body=body)
+            if response.status not in DENIED:
+                return response
+            for header, login in self._headers(response):
                 self.transport.done(response)
                 self._header, self._login = header, login
                 response = self._sent(method, url, headers, body=body)
-                if response.status not in (401, 403):
-                    return response
+                if response.status not in DENIED:
+                    break
         return response
+
+    def _headers(self, response: Response) -> Iterator[tuple[str, Login | None]]:
+        """The headers to try one after the other, as long as the last one that was tried is refused."""
+        asked = challenge(response.headers.get("WWW-Authenticate")) or self._asked
+        known = [self._login] if self._login is not None else []
+        candidates = [None, *self.logins] if self._header is None else [*known, *self.logins, None]
+        for login in candidates if asked is not None else []:
+            header = authorization(self.transport, asked, login, self._scope) if asked else None
+            if header is not None and header != self._header:
+                yield header, login
 
     @property
     def _scope(self) -> str:
         return f"repository:{self.reference.repository}:{'pull,push' if self.writes else 'pull'}"
 
     def _sent(self, method: str, url: str, headers: Mapping[str, str], *, body: Body | None) -> Response:
-        fields = {**headers, **({"Authorization": self._header} if self._header else {})}
-        if body is None and method in ("GET", "HEAD"):
-            return self.transport.request(method, url, headers=fields)
+        is_ours = url.startswith(f"{self._scheme}://{self.host}/")
+        fields = {**headers, **({"Authorization": self._header} if self._header and is_ours else {})}
+        if body is None or isinstance(body, bytes):
+            return self.transport.request(method, url, headers=fields, body=body)
         return self.transport.send(method, url, headers=fields, body=body)
 
     def absolute(self, location: str) -> str:
         """An address that the registry named in an answer."""
         return urljoin(self.url(""), location)
 
-    def _refused(self, response: Response, path: str) -> Failed:
-        self.transport.done(response)
-        if response.status in (401, 403):
+    def refused(self, response: Response, path: str) -> Failed:
+        """A Failed for an answer of 400 and above."""
+        said = self._said(response)
+        if response.status in DENIED:
             return self._unauthorized()
         if response.status == 404 and path.startswith("manifests/"):
             what = f"The registry {self.reference.registry} has no {self.reference}."
@@ -183,7 +214,16 @@ class Registry:
         if response.status == 404 and path.startswith("blobs/sha"):
             what = f"The registry {self.reference.registry} lacks a layer of {self.reference} ({path[6:25]}…)."
             return Failed(REASON_ARTIFACT_NOT_FOUND, what, "It was pushed incompletely or cleaned up: push it anew.")
-        return self._unavailable(f"it answers with status {response.status}")
+        return self.unavailable(f"it answers with status {response.status}{said}")
+
+    def _said(self, response: Response) -> str:
+        """The registry's own words for an error (distribution-spec, "Error Codes"); empty without any."""
+        try:
+            errors = media.document(self.transport.read(response, 1 << 16)).get("errors") or []
+            text = " ".join(str(errors[0].get("message") or errors[0].get("code") or "").split())
+        except (Unreachable, ValueError, LookupError, AttributeError, TypeError):
+            return ""
+        return f" ({text[:200]})" if text.isprintable() and text else ""
 
     def _unauthorized(self) -> Failed:
         aim = "push to" if self.writes else "read"
@@ -195,7 +235,8 @@ class Registry:
         step += ", and `docker login` to it." if self.writes else ", and name a pull secret that may read it."
         return Failed(REASON_ARTIFACT_UNAUTHORIZED, what, step)
 
-    def _unavailable(self, why: object) -> Failed:
+    def unavailable(self, why: object) -> Failed:
+        """A Failed for a registry that does not answer, or not as it should."""
         return unavailable(f"The registry {self.reference.registry} cannot be used for {self.reference}", why)
 
 

@@ -26,6 +26,8 @@ from kaito.api.names import REASON_ARTIFACT_UNAVAILABLE, REASON_INVALID_SPEC
 from kaito.runtime.failure import Failed
 
 TRIES = 6
+TRIES_OF_NOBODY = 3
+"""For a name that cannot be resolved, or where nobody listens: who waits for us wants to hear of it in seconds."""
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
 LONGEST_PAUSE_S = 60.0
@@ -40,10 +42,12 @@ Body = bytes | IO[bytes] | Iterable[bytes]
 class Unreachable(Exception):
     """No answer: the text says why, for a sentence that goes on with it."""
 
-    def __init__(self, why: str, *, tls: bool = False) -> None:
+    def __init__(self, why: str, *, tls: bool = False, nobody: bool = False) -> None:
         super().__init__(why)
         self.tls = tls
         """The other side does not speak TLS, or not so that we trust it."""
+        self.nobody = nobody
+        """There is no other side: seldom something that waiting helps with."""
 
 
 @dataclass(slots=True)
@@ -89,14 +93,17 @@ class Transport:
             self._open.add(response)
         return response
 
-    def request(self, method: str, url: str, *, headers: Mapping[str, str] | None = None) -> Response:
+    def request(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> Response:
         """As `send`, tried again on a broken connection and on 408, 429 and 5xx; the last answer is returned."""
         for attempt in range(self.patience.tries):
             is_last = attempt == self.patience.tries - 1
+            is_enough = attempt >= TRIES_OF_NOBODY - 1
             try:
-                response = self.send(method, url, headers=headers or {})
+                response = self.send(method, url, headers=headers or {}, body=body)
             except Unreachable as error:
-                if is_last or error.tls or self.closed:
+                if is_last or error.tls or self.closed or (error.nobody and is_enough):
                     raise
                 self.patience.wait(attempt)
                 continue
@@ -184,14 +191,18 @@ def unreachable(error: HTTPError) -> Unreachable:
     if isinstance(cause, SSLError):
         return Unreachable(_tls_words(str(cause)), tls=True)
     if isinstance(cause, urllib3.exceptions.NameResolutionError):
-        return Unreachable("its name cannot be resolved")
+        return Unreachable("its name cannot be resolved", nobody=True)
+    if isinstance(cause, urllib3.exceptions.NewConnectionError):
+        return Unreachable(_connection_words(str(cause)), nobody=True)
     if isinstance(cause, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
         return Unreachable("it does not answer in time")
     if isinstance(cause, urllib3.exceptions.ProxyError):
         return Unreachable("the proxy does not let us through")
-    if "refused" in str(cause):
-        return Unreachable("the connection is refused")
     return Unreachable("the connection breaks off")
+
+
+def _connection_words(text: str) -> str:
+    return "the connection is refused" if "refused" in text else "there is no way to it from here"
 
 
 def _tls_words(text: str) -> str:
