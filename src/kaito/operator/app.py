@@ -43,6 +43,7 @@ from kaito.operator.provisioners.nodeclaim import node_claim_provisioner
 from kaito.operator.provisioners.nodepool import NodeClass, node_pool_provisioner
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.settings import Settings
+from kaito.operator.tuninglogs import TuningLogs
 from kaito.operator.workspace.controller import workspace_controller
 
 FIELD_MANAGER = "kaito-operator"
@@ -66,9 +67,10 @@ async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None 
         await _reached(client, config.server, clock)
         if settings.install_crds:
             await _install_crds(client, clock)
-        controller = workspace_controller(settings, _provisioner(settings), catalogue_lookup)
+        logs = TuningLogs(client)
+        controller = workspace_controller(settings, _provisioner(settings), catalogue_lookup, logs.progress)
         manager = Manager(client, [controller], clock=clock)
-        async with _webhook(client, settings, clock), _monitoring(manager, settings):
+        async with _webhook(client, settings, clock), _monitoring(manager, settings), logs.followed(clock):
             _log.info("operator runs against %s with provisioner %s", config.server, settings.provisioner)
             if settings.leader_elect:
                 election = Election(
@@ -139,7 +141,7 @@ async def _webhook(client: Client, settings: Settings, clock: Clock) -> AsyncIte
     address = Address(host=settings.webhook_url_host, service=settings.webhook_service, namespace=settings.namespace)
     authority = None if address.host else await _shared_authority(client, settings, clock)
     server = WebhookServer(
-        {WORKSPACE_PATH: workspace_validator(policy_of(settings.provisioner))},
+        {WORKSPACE_PATH: workspace_validator(policy_of(settings.provisioner, private_urls=settings.private_urls))},
         names=address.names(),
         host=settings.webhook_url_host or "0.0.0.0",
         port=settings.webhook_port,

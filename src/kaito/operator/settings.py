@@ -57,6 +57,8 @@ class Settings(BaseModel):
     """A folder of the node that keeps downloaded weights when a pod goes; without it they go with the pod."""
     offline: bool = False
     """Never download weights."""
+    private_urls: bool | None = None
+    """Let tunings download data from loopback and private addresses. On where the provisioner is `local`."""
     install_crds: bool = False
     """Install our CustomResourceDefinitions at start."""
     webhook_port: Port | None = None
@@ -89,6 +91,11 @@ class Settings(BaseModel):
     """debug, info, warning or error."""
     log_format: LogFormat = "text"
     """`text` for people, `json` for one object a line."""
+
+    @property
+    def allows_private_urls(self) -> bool:
+        """Whether data may come from this machine or its network."""
+        return self.provisioner == "local" if self.private_urls is None else self.private_urls
 
     @property
     def elects(self) -> bool:

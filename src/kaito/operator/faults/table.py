@@ -7,7 +7,7 @@ docs/failures.md is generated from it (`kaito.operator.faults.page`).
 
 from __future__ import annotations
 
-from kaito.operator.faults import placing, running, starting
+from kaito.operator.faults import placing, running, starting, tuning
 from kaito.operator.faults.fault import Diagnosis, Fault, Sign, diagnosis
 
 FAULTS: tuple[Fault, ...] = (
@@ -25,6 +25,7 @@ FAULTS: tuple[Fault, ...] = (
     *starting.EVICTIONS,
     *starting.PROBES,
     *starting.SERVICES,
+    *tuning.TUNING,
 )
 
 

@@ -104,7 +104,10 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
     count = resource.count if resource else 1
     fits = True
     try:
-        target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
+        if wanted.tuning is not None:
+            target, hardware = 1, _one_gpu(offered) if provisioner.single_node else offered
+        else:
+            target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
         verdict = provisioner.judge(wish, ours, target)
     except DoesNotFit as error:
         cause = named(REASON_GPU_TOO_SMALL, f"{error}")
@@ -181,6 +184,11 @@ def _size(
     if model is None or gpus is None or not _is_sizable(model, offered):
         return max(count, 1), offered
     return estimate_nodes(model, gpus, context=context).nodes, offered
+
+
+def _one_gpu(offered: Hardware) -> Hardware:
+    """A tuning on somebody's own machine leaves the other GPUs to others."""
+    return offered.shared(1) if offered.gpus > 1 else offered
 
 
 def _is_sizable(model: ModelFacts | None, offered: Hardware) -> bool:

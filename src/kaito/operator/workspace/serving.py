@@ -74,7 +74,7 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         model=contracts.ModelSource(
             id=model.id,
             revision=model.revision,
-            local_dirs=tuple(mount.mount["mountPath"] for mount in _local_weights(settings)),
+            local_dirs=tuple(mount.mount["mountPath"] for mount in local_weights(settings)),
             offline=settings.offline or model.built_locally,
         ),
         served_model_name=_served_name(rendering.manifest, model),
@@ -224,8 +224,8 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
     mounts = [
         pods.config_map("serve-config", contracts.CONFIG_MOUNT, serve_config_name(name)),
         pods.empty_dir("dshm", "/dev/shm", in_memory=True),
-        _weights(settings),
-        *_local_weights(settings),
+        weights(settings),
+        *local_weights(settings),
     ]
     if rendering.user_config:
         mounts.append(pods.config_map("config-volume", contracts.USER_CONFIG_MOUNT, rendering.user_config.name))
@@ -236,14 +236,16 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
     return mounts
 
 
-def _weights(settings: Settings) -> Mounted:
+def weights(settings: Settings) -> Mounted:
+    """Where downloaded weights are kept."""
     name = "model-weights-volume"
     if settings.weights_cache:
         return pods.host_path(name, contracts.WEIGHTS_MOUNT, settings.weights_cache, create=True)
     return pods.empty_dir(name, contracts.WEIGHTS_MOUNT)
 
 
-def _local_weights(settings: Settings) -> list[Mounted]:
+def local_weights(settings: Settings) -> list[Mounted]:
+    """The node's folders with weights laid out by model id."""
     return [
         pods.host_path(f"local-weights-{index}", f"{contracts.LOCAL_WEIGHTS_MOUNT}/{index}", folder)
         for index, folder in enumerate(settings.local_weights)

@@ -13,13 +13,11 @@ import signal
 import subprocess
 import sys
 import threading
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
 
 from pydantic import ValidationError
 
@@ -31,13 +29,14 @@ from kaito.api.names import (
     REASON_INVALID_SPEC,
     REASON_TUNING_FAILED,
 )
+from kaito.api.training import progress_of
 from kaito.runtime.artifacts.fetch import fetch_item, place_of
 from kaito.runtime.failure import Failed, failure_line, write_termination_message
 from kaito.runtime.serve.guard import tie_to_parent
 from kaito.runtime.settings import Settings
 from kaito.runtime.tune.checkpoints import newest
 from kaito.runtime.tune.job import SENTINEL, Job, Summary, read, state_dir, write
-from kaito.runtime.tune.progress import Teller, parse_line, say
+from kaito.runtime.tune.progress import Teller, say
 from kaito.runtime.tune.publish import check_permission, publish, target_of
 from kaito.runtime.weights import Weights, resolve
 
@@ -176,7 +175,8 @@ class Tuning:
             reached = newest(output)
             if deaths >= MOST_DEATHS:
                 raise died(code, lines)
-            say(f"the training process ended with code {code}; it goes on from {reached.name if reached else 'the start'}")
+            where = reached.name if reached else "the start"
+            say(f"the training process ended with code {code}; it goes on from {where}")
 
     def _failure(self, output: Path) -> Failed:
         found = read(state_dir(output) / "failure.json", Failure)
@@ -220,9 +220,8 @@ class Tuning:
     def _follow(self, child: subprocess.Popen[str]) -> list[str]:
         """Hand the worker's lines on to the log."""
         last: list[str] = []
-        stream: TextIO | None = child.stdout
-        for line in stream or ():
-            progress = parse_line(line)
+        for line in child.stdout or ():
+            progress = progress_of(line)
             if progress is not None:
                 self._last = progress
                 sys.stdout.write(line)
@@ -294,5 +293,3 @@ def died(code: int, lines: list[str]) -> Failed:
     last = next((line for line in reversed(lines) if "Error" in line or "error" in line), lines[-1] if lines else "")
     what = f"The training process ended with code {code} {MOST_DEATHS} times: {last[:300]}"
     return Failed(REASON_TUNING_FAILED, what, "See the pod's log.")
-
-

@@ -12,19 +12,20 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig, DataCollatorForLanguageModeling, HfArgumentParser
 from trl import DPOConfig, SFTConfig
 
+from kaito.api.training import TrainingOptions
 from kaito.runtime.tune.job import Job
-from kaito.runtime.tune.options import TrainingOptions, bad, unknown_key
+from kaito.runtime.tune.options import bad, unknown_key
 
 KEPT_CHECKPOINTS = 2
 """One that is whole stays while the next is written."""
-Arguments = SFTConfig | DPOConfig
+Arguments: TypeAlias = SFTConfig | DPOConfig
 OLD_KEYS = frozenset({"evaluation_strategy", "no_cuda", "overwrite_output_dir", "group_by_length", "use_mps_device"})
 """Keys of earlier releases of the library that KAITO's examples may still hold."""
 RENAMED = {"evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu", "max_seq_length": "max_length"}

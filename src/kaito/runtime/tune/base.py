@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
 
 from kaito.api.names import REASON_TUNING_CONFIG, REASON_TUNING_MODEL
+from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune.arguments import dtype_named, quantization_config, usable
 from kaito.runtime.tune.job import Job
-from kaito.runtime.tune.options import TrainingOptions
 
 TRAINABLE_QUANTIZATIONS = ("bitsandbytes",)
 """Compressed formats that an adapter can be trained on."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kaito.api.names import REASON_TUNING_COLUMNS
+from kaito.api.training import DatasetSection
 from kaito.runtime.failure import Failed
-from kaito.runtime.tune.options import DatasetSection
 
 Kind = Literal["chat", "pair", "instruction", "text", "preference"]
 Message = dict[str, Any]
@@ -61,7 +61,8 @@ class Example:
 
     messages: tuple[Message, ...] = ()
     tools: Any = None
-    prompt: str = ""
+    prompt: Any = ""
+    """Text; of a preference also a list of messages."""
     completion: str = ""
     text: str = ""
     chosen: Any = None
@@ -159,7 +160,9 @@ def _sort(value: Any) -> str:
 def _pair(prompt: Any, completion: Any, schema: Schema) -> Example:
     if isinstance(prompt, list) or isinstance(completion, list):
         head = _messages(prompt) if isinstance(prompt, list) else ({"role": "user", "content": prompt},)
-        tail = _messages(completion) if isinstance(completion, list) else ({"role": "assistant", "content": completion},)
+        tail = (
+            _messages(completion) if isinstance(completion, list) else ({"role": "assistant", "content": completion},)
+        )
         return Example(messages=(*head, *tail), learn_from=len(head))
     return Example(
         prompt=_text(prompt, schema.columns["prompt"]), completion=_text(completion, schema.columns["completion"])

@@ -22,9 +22,9 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from kaito.api.names import REASON_TUNING_CONFIG, REASON_TUNING_DATA_EMPTY, REASON_TUNING_ENCODING, REASON_TUNING_FILE
+from kaito.api.training import DatasetSection
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune.examples import Schema
-from kaito.runtime.tune.options import DatasetSection
 
 BATCH_ROWS = 4096
 SUFFIXES = {
@@ -135,7 +135,9 @@ def find_files(folder: Path, options: DatasetSection) -> list[DataFile]:
         if format_ not in {*WORDS, "text"}:
             what = f"DatasetConfig.dataset_extension is {format_}"
             raise Failed(REASON_TUNING_CONFIG, f"{what}.", "Write parquet, json, jsonl, csv, arrow or text.")
-        found.append(DataFile(path, format_, str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name))
+        found.append(
+            DataFile(path, format_, str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name)
+        )
     if not found:
         seen = ", ".join(path.name for path in paths[:5]) or "nothing"
         raise Failed(
@@ -310,7 +312,7 @@ def _csv(file: DataFile) -> Iterator[Batch]:
         numbers: list[int] = []
         try:
             for row in reader:
-                if row.get(None) or None in row.values():  # type: ignore[call-overload]
+                if row.get(None) or None in row.values():
                     raise broken(file, f"line {reader.line_num} has not as many fields as the heading")
                 rows.append(row)
                 numbers.append(reader.line_num)

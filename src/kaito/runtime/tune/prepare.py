@@ -15,20 +15,21 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
+from kaito.api.contracts import Contract
 from kaito.api.names import REASON_TUNING_ROWS
+from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune import survey as surveying
 from kaito.runtime.tune.encoding import Encoder
 from kaito.runtime.tune.examples import Example
 from kaito.runtime.tune.job import read, write
-from kaito.runtime.tune.options import Section, TrainingOptions
 
 TOKENS = "tokens.arrow"
 NOTE = "prepared.json"
 SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 
 
-class Prepared(Section):
+class Prepared(Contract):
     """What the file holds."""
 
     rows: int
@@ -68,7 +69,9 @@ def prepare(found: surveying.Survey, encoder: Encoder, folder: Path, *, limit: i
                 labels.append(encoded.labels[:limit])
                 tokens += len(ids[-1])
             rows += len(ids)
-            writer.write_batch(pa.record_batch([pa.array(ids, SCHEMA[0].type), pa.array(labels, SCHEMA[1].type)], SCHEMA))
+            writer.write_batch(
+                pa.record_batch([pa.array(ids, SCHEMA[0].type), pa.array(labels, SCHEMA[1].type)], SCHEMA)
+            )
     if rows == 0:
         what = f"None of the {found.usable_rows} rows has anything left to learn from"
         step = "Raise TrainingArguments.max_length, or shorten the prompts."

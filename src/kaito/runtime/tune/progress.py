@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
-
-from pydantic import ValidationError
 
 from kaito.api.contracts import PROGRESS_MARK, TuneProgress
 
@@ -31,22 +29,6 @@ def say(line: str) -> None:
 def line_of(progress: TuneProgress) -> str:
     """The progress as a line of the log."""
     return PROGRESS_MARK + progress.model_dump_json(exclude_defaults=True)
-
-
-def parse_line(line: str) -> TuneProgress | None:
-    """The progress that a line of a log tells; None when it tells none."""
-    _, mark, text = line.partition(PROGRESS_MARK)
-    if not mark:
-        return None
-    try:
-        return TuneProgress.model_validate_json(text)
-    except ValidationError:
-        return None
-
-
-def latest(lines: Iterable[str]) -> TuneProgress | None:
-    """The last progress that a log tells."""
-    return next((found for line in reversed(list(lines)) if (found := parse_line(line)) is not None), None)
 
 
 @dataclass(slots=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
+from kaito.api.training import TrainingOptions
 from kaito.runtime.tune.checkpoints import remove_all
 from kaito.runtime.tune.curve import svg
 from kaito.runtime.tune.job import SENTINEL, Job, Point, Summary, state_dir, write
-from kaito.runtime.tune.options import TrainingOptions
 
 ADAPTER_CONFIG = "adapter_config.json"
 CURVE = "loss.svg"

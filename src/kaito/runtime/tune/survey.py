@@ -15,11 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kaito.api.names import REASON_TUNING_COLUMNS, REASON_TUNING_DATA_EMPTY, REASON_TUNING_ROWS, REASON_TUNING_ROWS_EMPTY
+from kaito.api.names import (
+    REASON_TUNING_COLUMNS,
+    REASON_TUNING_DATA_EMPTY,
+    REASON_TUNING_ROWS,
+    REASON_TUNING_ROWS_EMPTY,
+)
+from kaito.api.training import DatasetSection
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune.examples import BadRow, Example, Schema, example_of, schema_of
 from kaito.runtime.tune.files import Batch, DataFile, batches, find_files
-from kaito.runtime.tune.options import DatasetSection
 
 SAMPLE_ROWS = 1000
 SHOWN_BAD_ROWS = 20

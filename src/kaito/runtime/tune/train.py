@@ -24,11 +24,11 @@ from trl import DPOTrainer, SFTTrainer
 
 from kaito.api.contracts import TuneProgress
 from kaito.api.names import REASON_TUNING_DIVERGED
+from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune.arguments import Arguments, lora_config
 from kaito.runtime.tune.checkpoints import mark_whole, newest
 from kaito.runtime.tune.job import Job, Point
-from kaito.runtime.tune.options import TrainingOptions
 from kaito.runtime.tune.prepare import Split
 from kaito.runtime.tune.progress import Teller, say
 from kaito.runtime.tune.targets import derive

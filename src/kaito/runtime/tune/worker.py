@@ -24,12 +24,13 @@ import transformers
 
 from kaito.api.contracts import TuneProgress
 from kaito.api.names import REASON_DISK_FULL, REASON_TUNING_MEMORY
+from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune import base, estimate, prepare, survey
 from kaito.runtime.tune.arguments import Arguments, check_collator, lora_config, training_arguments
 from kaito.runtime.tune.encoding import Encoder
 from kaito.runtime.tune.job import SENTINEL, Job, Summary, state_dir, write
-from kaito.runtime.tune.options import TrainingOptions, check_method, read_options
+from kaito.runtime.tune.options import read_options
 from kaito.runtime.tune.progress import Teller, say
 from kaito.runtime.tune.save import save
 from kaito.runtime.tune.train import Stopped, Watcher, build, run
@@ -78,8 +79,7 @@ def work(job: Job, teller: Teller) -> None:
     if (output / SENTINEL).is_file():
         return
     began = time.monotonic()
-    options = read_options(Path(job.training_config))
-    check_method(job.method, options)
+    options = read_options(Path(job.training_config), job.method)
     check_collator(options)
     lora_config(options, ("q_proj",))
     teller.tell(TuneProgress(phase="Checking"))
@@ -187,7 +187,8 @@ def check_memory(job: Job, arguments: Arguments, model: Any) -> None:
     free, total = torch.cuda.mem_get_info()
     least = estimate.memory_gib(shape, batch=1, length=min(length, 256))
     if least > (free + torch.cuda.memory_allocated()) / GIB:
-        what = f"{job.model_id} with method {job.method} needs at least {least:.1f} GiB, and the GPU has {total / GIB:.1f}."
+        what = f"{job.model_id} with method {job.method} needs at least {least:.1f} GiB"
+        what = f"{what}, and the GPU has {total / GIB:.1f}."
         raise Failed(REASON_TUNING_MEMORY, what, "Use qlora, or a GPU with more memory.")
 
 
@@ -205,7 +206,6 @@ def summary_of(trainer: Any, watcher: Watcher, prepared: prepare.Prepared, *, se
         data_sha256=prepared.sha256,
         notes=tuple(watcher.notes),
     )
-
 
 
 if __name__ == "__main__":
