@@ -32,7 +32,11 @@ PURE_GLOBS = (
     "engine/tables/*.py",
     "cli/phases.py",
 )
-IMPURE_BY_NATURE = {"operator/__main__.py", "operator/settings.py", "operator/app.py", "operator/facts.py",
+IMPURE_BY_NATURE = {
+    "operator/__main__.py",
+    "operator/settings.py",
+    "operator/app.py",
+    "operator/facts.py",
     "operator/tuninglogs.py",
 }
 HEAVY = {"torch", "transformers", "vllm", "faiss", "accelerate", "peft"}

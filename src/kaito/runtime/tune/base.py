@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
 from kaito.api.names import REASON_TUNING_CONFIG, REASON_TUNING_MODEL
@@ -27,6 +27,17 @@ def source_of(job: Job) -> dict[str, Any]:
     if not Path(job.model).is_dir():
         found |= {"revision": job.revision, "cache_dir": job.download_dir}
     return found
+
+
+def without_foreign_code(job: Job) -> Job:
+    """The job; a repository's own code is left alone where the library knows the architecture itself."""
+    if not job.trust_remote_code:
+        return job
+    try:
+        facts, _ = PretrainedConfig.get_config_dict(job.model, **{**source_of(job), "trust_remote_code": False})
+    except (ValueError, OSError):
+        return job
+    return job.model_copy(update={"trust_remote_code": facts.get("model_type") not in CONFIG_MAPPING})
 
 
 def load_config(job: Job) -> Any:

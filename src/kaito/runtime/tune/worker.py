@@ -85,6 +85,7 @@ def work(job: Job, teller: Teller) -> None:
     teller.tell(TuneProgress(phase="Checking"))
     found = survey.survey(Path(job.data_dir), options.dataset)
     report(found)
+    job = base.without_foreign_code(job)
     config = base.load_config(job)
     tokenizer = base.load_tokenizer(job, options)
     arguments = training_arguments(job, options, preference=found.is_preference, context=context_of(config))
