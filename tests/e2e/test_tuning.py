@@ -53,7 +53,7 @@ def place(cache: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) 
 def write_data(folder: Path) -> None:
     rows = [
         {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]}
-        for _ in range(24)
+        for _ in range(8)
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "data.parquet")
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -93,7 +93,7 @@ def test_the_documented_manifest_tunes_and_pushes(place: Place) -> None:
     status = wait_for(place, "workspace-tuning-phi-3", "Succeeded")
     tuning = status["tuning"]
     assert isinstance(tuning, dict)
-    assert (tuning["phase"], tuning["image"], tuning["rows"]) == ("Done", image, 24)
+    assert (tuning["phase"], tuning["image"], tuning["rows"]) == ("Done", image, 8)
     manifest = place.registry.manifest("team/adapter", "0.0.1")
     assert manifest["annotations"] == {"sh.kaito.model.name": "phi-3-mini-128k-instruct"}
     item = FetchItem(

@@ -9,13 +9,15 @@ it did before a sudden end: the folder with the output holds all state. A child 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -33,15 +35,14 @@ from kaito.api.training import progress_of
 from kaito.runtime.artifacts.fetch import fetch_item, place_of
 from kaito.runtime.failure import Failed, failure_line, write_termination_message
 from kaito.runtime.serve.guard import tie_to_parent
+from kaito.runtime.serve.launch import cpu_threads
 from kaito.runtime.settings import Settings
 from kaito.runtime.tune.checkpoints import newest
-from kaito.runtime.tune.job import SENTINEL, Job, Summary, read, state_dir, write
+from kaito.runtime.tune.job import FAILED, FAILURE, OUT_OF_MEMORY, SENTINEL, Job, Summary, read, state_dir, write
 from kaito.runtime.tune.progress import Teller, say
 from kaito.runtime.tune.publish import check_permission, publish, target_of
 from kaito.runtime.weights import Weights, resolve
 
-STOPPED, FAILED, OUT_OF_MEMORY = 75, 65, 66
-"""Exit codes of the worker; see `worker.py`, which cannot be imported here because it loads torch."""
 MISSING_MODULE = "ModuleNotFoundError"
 MOST_DEATHS = 3
 """So often in a row the worker may die without having written a checkpoint since."""
@@ -157,9 +158,13 @@ class Tuning:
     def _train(self, job: Job, output: Path) -> None:
         """See the worker to its end, again and again as long as that helps."""
         deaths, reached = 0, newest(output)
+        command = check_command
         while True:
-            code, lines = self._worker(job, output)
+            code, lines = self._process(job, output, command)
             self._check_stop()
+            if code == 0 and command is check_command:
+                command = partial(worker_command, self.config.processes)
+                continue
             if code == 0 and (output / SENTINEL).is_file():
                 return
             if code == FAILED:
@@ -179,16 +184,16 @@ class Tuning:
             say(f"the training process ended with code {code}; it goes on from {where}")
 
     def _failure(self, output: Path) -> Failed:
-        found = read(state_dir(output) / "failure.json", Failure)
+        found = read(state_dir(output) / FAILURE, Failure)
         if found is None:
             return Failed(REASON_TUNING_FAILED, "The training failed and left no reason.", "See the pod's log.")
         return Failed(found.reason, found.message, found.next_step)
 
-    def _worker(self, job: Job, output: Path) -> tuple[int, list[str]]:
-        """Run the worker; its exit code, and the last lines that it wrote."""
+    def _process(self, job: Job, output: Path, command: Callable[[Path], list[str]]) -> tuple[int, list[str]]:
+        """Run the check or the worker; its exit code, and the last lines that it wrote."""
         file = state_dir(output) / "job.json"
         write(file, job)
-        with self._started(worker_command(self.config.processes, file)) as child:
+        with self._started(command(file)) as child:
             lines = self._follow(child)
             return child.wait(), lines
 
@@ -255,6 +260,11 @@ class Tuning:
         self._check_stop()
 
 
+def check_command(job: Path) -> list[str]:
+    """The command line of the process that looks at the data."""
+    return [sys.executable, "-m", "kaito.runtime.tune.check", str(job)]
+
+
 def worker_command(processes: int, job: Path) -> list[str]:
     """The worker's command line: one process, or one for each GPU under torch's launcher."""
     module = ["-m", "kaito.runtime.tune.worker", str(job)]
@@ -272,7 +282,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
-    return {**settings.environment, **ours}
+    return {**cpu_threads(len(os.sched_getaffinity(0))), **settings.environment, **ours}
 
 
 def smaller(job: Job) -> Job:

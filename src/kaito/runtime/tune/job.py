@@ -18,6 +18,10 @@ from kaito.api.contracts import Contract, TuningMethod
 
 STATE = ".kaito"
 """Below the output folder; hidden, so that it is not pushed."""
+FAILURE = "failure.json"
+"""In the state folder: why a job failed."""
+STOPPED, FAILED, OUT_OF_MEMORY = 75, 65, 66
+"""Exit codes of the processes that do a job: a checkpoint was written, there is a Failure, a smaller batch may do."""
 SENTINEL = "fine_tuning_completed.txt"
 """As KAITO has it: there when the result is whole."""
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that trains: `python -m kaito.runtime.tune.worker JOB.json`. Started, watched and resumed by `app.py`.
 
-Checks the data, encodes them, trains, saves; leaves a Failure in the state folder when that cannot be. Exit codes:
+Encodes the data, trains, saves; leaves a Failure in the state folder when that cannot be. Exit codes:
 0 the result is whole, `STOPPED` a checkpoint was written, `FAILED` there is a Failure, `OUT_OF_MEMORY` a smaller micro
 batch may do.
 """
@@ -26,17 +26,15 @@ from kaito.api.contracts import TuneProgress
 from kaito.api.names import REASON_DISK_FULL, REASON_TUNING_MEMORY
 from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
-from kaito.runtime.tune import base, estimate, prepare, survey
+from kaito.runtime.tune import base, check, estimate, prepare, survey
 from kaito.runtime.tune.arguments import Arguments, check_collator, lora_config, training_arguments
 from kaito.runtime.tune.encoding import Encoder
-from kaito.runtime.tune.job import SENTINEL, Job, Summary, state_dir, write
+from kaito.runtime.tune.job import FAILED, FAILURE, OUT_OF_MEMORY, SENTINEL, STOPPED, Job, Summary, state_dir, write
 from kaito.runtime.tune.options import read_options
 from kaito.runtime.tune.progress import Teller, say
 from kaito.runtime.tune.save import save
 from kaito.runtime.tune.train import Stopped, Watcher, build, run
 
-STOPPED, FAILED, OUT_OF_MEMORY = 75, 65, 66
-FAILURE = "failure.json"
 GIB = 1024**3
 LEAST_SPACE_BYTES = 64 << 20
 
@@ -82,9 +80,7 @@ def work(job: Job, teller: Teller) -> None:
     options = read_options(Path(job.training_config), job.method)
     check_collator(options)
     lora_config(options, ("q_proj",))
-    teller.tell(TuneProgress(phase="Checking"))
-    found = survey.survey(Path(job.data_dir), options.dataset)
-    report(found)
+    found = check.earlier(job) or survey.survey(Path(job.data_dir), options.dataset)
     job = base.without_foreign_code(job)
     config = base.load_config(job)
     tokenizer = base.load_tokenizer(job, options)
@@ -109,15 +105,6 @@ def context_of(config: Any) -> int | None:
     """The longest text that the model takes, in tokens."""
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     return length if isinstance(length, int) else None
-
-
-def report(found: survey.Survey) -> None:
-    """Say what the data hold."""
-    for name, schema in found.schemas.items():
-        say(f"{name}: {schema}")
-    say(f"{found.rows} rows in {len(found.files)} files, {found.bad_rows} cannot be used")
-    for bad in found.bad:
-        say(f"left out: {bad.place}: {bad.why}")
 
 
 def notes_of(found: survey.Survey, job: Job) -> list[str]:
