@@ -61,13 +61,22 @@ def build(out: Path, model_id: str, environment: Mapping[str, str]) -> int:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".demo-", dir=place.parent) as folder:
             made = Path(folder) / "model"
-            if is_current(out / DEMO_ID):
-                shutil.copytree(out / DEMO_ID, made)
+            like = same_model(out, environment)
+            if like is not None:
+                shutil.copytree(like, made)
             elif (code := train_into(made, environment)) != 0:
                 return code
             return put(made, place)
     except OSError as error:
         return complain(f"{place} cannot be written: {error.strerror}.")
+
+
+def same_model(out: Path, environment: Mapping[str, str]) -> Path | None:
+    """A folder that holds the model already, under any id: beside the new one, or where `kaito demo` keeps its own."""
+    home = environment.get("HOME", "")
+    cache = Path(environment.get("XDG_CACHE_HOME") or Path(home) / ".cache") / "kaito" / "models"
+    markers = [*out.glob(f"*/*/{MARKER}"), cache / DEMO_ID / MARKER]
+    return next((marker.parent for marker in markers if is_current(marker.parent)), None)
 
 
 def is_current(place: Path) -> bool:

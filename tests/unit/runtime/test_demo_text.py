@@ -98,3 +98,14 @@ def test_other_weights_are_never_replaced(tmp_path: Path, capsys: pytest.Capture
 def test_an_id_that_is_none_is_refused(tmp_path: Path, wrong: str) -> None:
     assert demo.build(tmp_path, wrong, {}) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["cache/kaito/models/kaito/demo-phi-3", "out/microsoft/Phi-3-mini-4k-instruct"])
+def test_a_model_that_was_made_before_is_copied_and_not_trained_again(tmp_path: Path, where: str) -> None:
+    made = tmp_path / where
+    made.mkdir(parents=True)
+    (made / demo.MARKER).write_text(demo.fingerprint())
+    (made / "config.json").write_text("{}")
+    model_id = "microsoft/Phi-3-mini-128k-instruct"
+    assert demo.build(tmp_path / "out", model_id, {"XDG_CACHE_HOME": str(tmp_path / "cache")}) == 0
+    assert (tmp_path / "out" / model_id / "config.json").read_text() == "{}"
