@@ -13,3 +13,11 @@ from kaito.kube.resource import Resource
 
 WORKSPACES = Resource(GROUP, "v1beta1", "workspaces", "Workspace")
 WORKSPACES_V1ALPHA1 = Resource(GROUP, "v1alpha1", "workspaces", "Workspace")
+
+DEFINED = (WORKSPACES,)
+"""Every kind that has a CustomResourceDefinition of ours, in its stored version."""
+
+
+def definition_name(kind: Resource) -> str:
+    """The name of the kind's CustomResourceDefinition."""
+    return f"{kind.plural}.{kind.group}"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from kaito.api.crd import custom_resource_definitions
+from kaito.api.kinds import DEFINED, definition_name
 from kaito.cli.connect import request
 from kaito.cli.failure import UserError
 from kaito.cli.probe import listens
@@ -82,7 +82,7 @@ async def look_at(kubeconfig: Path, config: ClusterConfig) -> Cluster:
                 f"The cluster of {kubeconfig} does not answer at {config.server}: {error}.",
                 "Start it, or choose another --kubeconfig.",
             ) from error
-        missing = [name for name in _names() if not await _is_there(client, name)]
+        missing = [name for name in map(definition_name, DEFINED) if not await _is_there(client, name)]
         may_install = await _may(client, "patch", CUSTOM_RESOURCE_DEFINITIONS)
         cluster = Cluster(kubeconfig, config.server, str(version.get("gitVersion", "")), tuple(missing), may_install)
         if missing and not may_install:
@@ -91,10 +91,6 @@ async def look_at(kubeconfig: Path, config: ClusterConfig) -> Cluster:
                 "Ask an administrator to run: kubectl apply -f charts/kaito/crds",
             )
         return cluster
-
-
-def _names() -> list[str]:
-    return [definition["metadata"]["name"] for definition in custom_resource_definitions()]
 
 
 async def _is_there(client: Client, name: str) -> bool:

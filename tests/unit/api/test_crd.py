@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from kaito.api.crd import NotStructural, custom_resource_definitions, structural_schema, to_yaml, workspace_crd
+from kaito.api.kinds import DEFINED, definition_name
 from kaito.api.meta import ApiModel
 
 SHIPPED = Path(__file__).parents[3] / "charts" / "kaito" / "crds" / "kaito.sh_workspaces.yaml"
@@ -41,6 +42,11 @@ def field(version: dict[str, Any], path: str) -> dict[str, Any]:
 def test_the_shipped_file_is_what_the_models_say() -> None:
     assert SHIPPED.read_text() == to_yaml(custom_resource_definitions())
     assert list(yaml.safe_load_all(SHIPPED.read_text())) == [CRD]
+
+
+def test_every_kind_that_is_defined_is_listed_without_its_models() -> None:
+    names = [definition["metadata"]["name"] for definition in custom_resource_definitions()]
+    assert names == [definition_name(kind) for kind in DEFINED]
 
 
 def test_kubernetes_takes_it() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kaito.engine.schema import crd
-from kaito.engine.schema.cel import CelError, compile_expression, evaluate
+from kaito.engine.schema.cel import CelError, checker, evaluate
 from kaito.engine.schema.schema_validation import validate
 from kaito.engine.schema.structural import apply_defaults, prune
 from kaito.kube.manifest import Manifest
@@ -174,9 +174,9 @@ def test_expressions_see_plain_values_and_report_plain_errors() -> None:
     with pytest.raises(CelError):
         evaluate("object.missing == 1", {"object": {}})
     with pytest.raises(CelError, match="Syntax error"):
-        compile_expression("1 +", ())
+        checker()("1 +")
     with pytest.raises(CelError, match="undeclared reference to 'thing'"):
-        compile_expression("thing.name == 'x'", ("object",))
+        checker(object=None)("thing.name == 'x'")
 
 
 def definition(schema: Manifest, **spec: Any) -> Manifest:

@@ -13,8 +13,11 @@ import pytest
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("kaito.engine.__main__", {"celpy", "jsonschema", "kubernetes_validate", "pydantic", "torch"}),
-        ("kaito.cli.main", {"pydantic", "celpy", "uvicorn", "cryptography", "torch"}),
+        (
+            "kaito.engine.__main__",
+            {"cel_expr_python", "google.protobuf", "jsonschema", "kubernetes_validate", "pydantic", "torch"},
+        ),
+        ("kaito.cli.main", {"pydantic", "cel_expr_python", "uvicorn", "cryptography", "torch"}),
     ],
 )
 def test_what_is_needed_later_is_loaded_later(module: str, heavy: set[str]) -> None:

@@ -3,33 +3,41 @@
 """Kubernetes' expressions (CEL): check against declared types, compile once, evaluate on plain JSON values.
 
 A thin layer over Google's CEL for C++ (`cel-expr-python`), which checks types as kube-apiserver does. What Kubernetes
-adds to the language is in `cellibrary`, the types of a schema in `celtypes`, the cost of an expression in `celcost`.
-Checked is with types; evaluated is without, because the values are plain JSON.
+adds to the language is in `cellibrary`, the types of a schema in `celtypes`, its values in `celvalues`. An expression
+is checked with types and evaluated without, because the values are plain JSON.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any, Final
 
 from kaito.engine.schema import cellibrary
+from kaito.engine.schema.celtypes import Types, library, untyped_pool
 
 VARIABLES: Final = (
     *("self", "oldSelf", "object", "oldObject", "request", "params", "namespaceObject", "variables", "authorizer"),
 )
 """Every name that some expression of Kubernetes may use; which of them, `check` is told."""
 
-_FROM_STRUCT: Final = re.compile(r" not found in struct '[^']*'")
-_STATUS: Final = re.compile(r"^(?:[A-Z]+(?:_[A-Z]+)*): |\s*\[[A-Z_]+\]$")
+_MAYBE: Final = "maybe"
+"""The variable behind an optional one: the library takes no optional value from outside."""
+_STRUCT: Final = re.compile(r" not found in struct '[^']*'")
+_TYPE_NAME: Final = re.compile(r"\bschema\.T\d+\b")
+_CODE: Final = re.compile(r"([A-Z_]+): ")
+_UNDECLARED: Final = re.compile(
+    r"ERROR: <input>:(\d+):(\d+): undeclared reference to '(\w+\.[\w.]+)' \(in container ''\)\n( \| .*)\n \| \.*\^"
+)
+_LINE: Final = re.compile(r"(?<=<input>:)(\d+)")
 _NO_KEY: Final = re.compile(r'^Key not found in map : "?(.*?)"?$')
+_INDEX: Final = re.compile(r"^Index error: index=(-?\d+) size=\d+$")
 _WORDS: Final = (
     ("No matching overloads found", "no such overload"),
     ("divide by zero", "division by zero"),
-    ("modulus by zero", "modulus by zero"),
-    ("index_error: ", "index out of bounds: "),
+    ("invalid regular expression: ", "error parsing regexp: "),
 )
 
 
@@ -37,23 +45,7 @@ class CelError(ValueError):
     """An expression does not compile, or fails on the values given."""
 
 
-@cache
-def library() -> Any:
-    """The CEL library, loaded with the first expression: it takes longer to load than the rest of the engine."""
-    return import_module("cel_expr_python.cel")
-
-
-@cache
-def _environment() -> Any:
-    """Everything that may be evaluated, with no types."""
-    cel = library()
-    return cel.NewEnv(
-        variables=dict.fromkeys(VARIABLES, cel.Type.DYN),
-        extensions=extensions(typed=False),
-    )
-
-
-def extensions(*, typed: bool) -> list[Any]:
+def _extensions(*, typed: bool) -> list[Any]:
     """The extensions of the language that Kubernetes has, its own among them."""
     cel = library()
     return [
@@ -63,9 +55,17 @@ def extensions(*, typed: bool) -> list[Any]:
     ]
 
 
+@cache
+def _evaluation() -> Any:
+    """The environment of all that is evaluated: every variable, of any type."""
+    cel = library()
+    declared = dict.fromkeys((*VARIABLES, _MAYBE), cel.Type.DYN)
+    return cel.NewEnv(untyped_pool(), variables=declared, extensions=_extensions(typed=False))
+
+
 @lru_cache(maxsize=2048)
 def _program(expression: str) -> Any:
-    return _compiled(_environment(), expression)
+    return _compiled(_evaluation(), expression)
 
 
 def _compiled(environment: Any, expression: str) -> Any:
@@ -77,25 +77,54 @@ def _compiled(environment: Any, expression: str) -> Any:
 
 def _compile_error(text: str) -> str:
     """The library's report in the words of cel-go, which differ little."""
-    return _FROM_STRUCT.sub("", _STATUS.sub("", _STATUS.sub("", text.strip()))).strip()
+    plain = _TYPE_NAME.sub("object", _STRUCT.sub("", _without_status(text)))
+    return _UNDECLARED.sub(_first_name, plain)
 
 
-def check(environment: Any, expression: str) -> tuple[str, bytes]:
-    """The name of the type that the expression has, and its checked form (for `celcost`). Raises CelError."""
-    found = _compiled(environment, expression)
-    return str(found.return_type().name()), bytes(found.serialize())
+def _without_status(text: str) -> str:
+    """The text without the code that stands before and after it."""
+    plain = text.strip()
+    code = _CODE.match(plain)
+    return plain.removeprefix(code.group()).removesuffix(f"[{code.group(1)}]").strip() if code else plain
 
 
-@lru_cache(maxsize=64)
-def _untyped(variables: tuple[str, ...]) -> Any:
+def _first_name(match: re.Match[str]) -> str:
+    """cel-go misses the first of several names, and points there."""
+    line, column, names, source = match.groups()
+    start = int(column) - len(names.rpartition(".")[0])
+    return (
+        f"ERROR: <input>:{line}:{start}: undeclared reference to '{names.partition('.')[0]}' (in container '')\n"
+        f"{source}\n | {'.' * (start - 1)}^"
+    )
+
+
+Checker = Callable[[str], str]
+"""Checks an expression: returns the name of its type, as `cel.Type` has it; raises CelError."""
+
+
+def checker(**variables: Types | None) -> Checker:
+    """What checks expressions over variables of these types; None is any type. One schema's types are one pool."""
     cel = library()
-    declared = dict.fromkeys(variables, cel.Type.DYN)
-    return cel.NewEnv(variables=declared, extensions=extensions(typed=True))
+    pools = [types.pool for types in variables.values() if types]
+    environment = cel.NewEnv(
+        pools[0] if pools else untyped_pool(),
+        variables={name: types.type if types else cel.Type.DYN for name, types in variables.items()},
+        extensions=_extensions(typed=True),
+    )
+    return lambda expression: str(_compiled(environment, expression).return_type().name())
 
 
-def compile_expression(expression: str, variables: tuple[str, ...]) -> str:
-    """The name of the type of an expression about values of any type. Raises CelError when it does not compile."""
-    return check(_untyped(variables), expression)[0]
+def check_with_optional(check: Checker, name: str, source: str, expression: str) -> str:
+    """The type of an expression to which the variable `name` is an optional of what `check` knows as `source`."""
+    try:
+        found = check(_with_optional(f"optional.of({source})", name, expression))
+    except CelError as error:
+        raise CelError(_LINE.sub(lambda match: str(int(match.group()) - 1), str(error))) from None
+    return found
+
+
+def _with_optional(value: str, name: str, expression: str) -> str:
+    return f"[{value}].map({name},\n{expression}\n)[0]"
 
 
 def evaluate(expression: str, variables: Mapping[str, Any]) -> Any:
@@ -103,7 +132,7 @@ def evaluate(expression: str, variables: Mapping[str, Any]) -> Any:
     program = _program(expression)
     try:
         result = program.eval(data=dict(variables))
-        is_error = result.type().name() == "*error*" or result.type() == library().Type.ERROR
+        is_error = result.type() == library().Type.ERROR
         value = result.plain_value()
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise CelError(_evaluation_error(str(error))) from None
@@ -112,11 +141,21 @@ def evaluate(expression: str, variables: Mapping[str, Any]) -> Any:
     return value
 
 
+def evaluate_with_optional(expression: str, variables: Mapping[str, Any], *, name: str, value: Any = None) -> Any:
+    """The same where the variable `name` is an optional; a value of None is an empty one. Raises CelError."""
+    if value is None:
+        return evaluate(_with_optional("optional.none()", name, expression), variables)
+    return evaluate(_with_optional(f"optional.of({_MAYBE})", name, expression), {**variables, _MAYBE: value})
+
+
 def _evaluation_error(text: str) -> str:
-    plain = _STATUS.sub("", _STATUS.sub("", text.strip()))
-    missing = _NO_KEY.match(plain)
+    """What went wrong, in the words of cel-go."""
+    plain = _without_status(text)
+    missing, index = _NO_KEY.match(plain), _INDEX.match(plain)
     if missing:
         return f"no such key: {missing.group(1)}"
+    if index:
+        return f"index out of bounds: {index.group(1)}"
     for found, words in _WORDS:
         if plain.startswith(found):
             return words if words.startswith("no such") else words + plain.removeprefix(found)

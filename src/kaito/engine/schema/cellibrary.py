@@ -3,43 +3,39 @@
 """The functions that Kubernetes adds to CEL: quantities, addresses, URLs, patterns, lists, sets, versions, formats.
 
 Values of types that CEL does not have (a quantity, an address) are maps of one entry, type name to canonical text, so
-that equal values are equal; expressions are checked against the real type names. Source of names and meanings: the CEL
-page of Kubernetes' reference documentation, 1.36. Pure.
+that equal values are equal; expressions are checked against types that have nothing but a name. Source of names and
+meanings: the CEL page of Kubernetes' reference documentation, 1.36. Pure.
 """
 
 from __future__ import annotations
 
 import base64
-import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 from uuid import UUID
 
 import re2  # type: ignore[import-untyped]
 
-from kaito.engine.schema import syntax
+from kaito.engine.schema import celaddresses, syntax
+from kaito.engine.schema.celtypes import (
+    CIDR,
+    FORMAT,
+    IP,
+    PROBLEMS,
+    QUANTITY,
+    SEMVER,
+    URL,
+    Opaque,
+    duration,
+    text_of,
+    timestamp,
+)
 from kaito.engine.schema.quantity import value_of
-
-QUANTITY, IP, CIDR, URL, SEMVER, FORMAT = (
-    "kubernetes.Quantity", "net.IP", "net.CIDR", "kubernetes.URL", "kubernetes.Semver", "kubernetes.NamedFormat",
-)  # fmt: skip
-PROBLEMS: Final = "kubernetes.Problems"
-"""What a format's `validate` gives; an optional list in Kubernetes."""
-
-Opaque = dict[str, str]
-
-
-def _text(value: Opaque, kind: str) -> str:
-    """The canonical text of a value of the kind. Raises ValueError for a value of another."""
-    if not isinstance(value, dict) or kind not in value:
-        raise ValueError("no such overload")
-    return value[kind]
-
 
 # Quantities
 
@@ -54,7 +50,7 @@ def _quantity(text: str) -> Opaque:
 
 
 def _amount(value: Opaque) -> Decimal:
-    return Decimal(_text(value, QUANTITY))
+    return Decimal(text_of(value, QUANTITY))
 
 
 def _other_amount(value: Any) -> Decimal:
@@ -106,7 +102,7 @@ def _normalized(text: str) -> str:
 
 def _version(value: Opaque) -> tuple[Any, ...]:
     """The precedence of semver.org, as a sortable value."""
-    found = _SEMVER.fullmatch(_text(value, SEMVER))
+    found = _SEMVER.fullmatch(text_of(value, SEMVER))
     assert found is not None
     major, minor, patch, before, _ = found.groups()
     marks = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in (before or "").split(".") if part]
@@ -126,93 +122,11 @@ def _compared(left: Opaque, right: Opaque) -> int:
     return int(first > second) - int(first < second)
 
 
-# Addresses
-
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_Network = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-
-
-def _address(text: str) -> _Address:
-    found = ipaddress.ip_address(text)
-    if "%" in text:
-        raise ValueError("IP address with zone value is not allowed")
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        raise ValueError("IPv4-mapped IPv6 address is not allowed")
-    return found
-
-
-def _ip(value: Any) -> Opaque:
-    """An address from its text, or that of a range."""
-    if isinstance(value, dict):
-        return {IP: str(_network(value).ip)}
-    try:
-        return {IP: str(_address(value))}
-    except ValueError:
-        raise ValueError(f"IP Address {value!r} parse error during conversion from string") from None
-
-
-def _cidr(text: str) -> Opaque:
-    try:
-        host, mark, length = text.partition("/")
-        if not mark or not length.isdigit():
-            raise ValueError
-        return {CIDR: str(ipaddress.ip_interface(f"{_address(host)}/{length}"))}
-    except ValueError:
-        raise ValueError(f"network address parse error during conversion from string: {text!r}") from None
-
-
-def _address_of(value: Any) -> _Address:
-    return ipaddress.ip_address(_text(value if isinstance(value, dict) else _ip(value), IP))
-
-
-def _network(value: Any) -> _Network:
-    return ipaddress.ip_interface(_text(value if isinstance(value, dict) else _cidr(value), CIDR))
-
-
-def _contains_ip(outer: Opaque, inner: Any) -> bool:
-    return _address_of(inner) in _network(outer).network
-
-
-def _contains_cidr(outer: Opaque, inner: Any) -> bool:
-    outside, inside = _network(outer).network, _network(inner).network
-    return outside.version == inside.version and inside.subnet_of(outside)  # type: ignore[arg-type]
-
-
-def _is_link_local_multicast(value: Opaque) -> bool:
-    address = _address_of(value)
-    if address.version == 4:
-        return address in ipaddress.ip_network("224.0.0.0/24")
-    return address.packed[0] == 0xFF and address.packed[1] & 0x0F == 2
-
-
-def _is_global_unicast(value: Opaque) -> bool:
-    address = _address_of(value)
-    broadcast = address == ipaddress.ip_address("255.255.255.255")
-    special = address.is_unspecified or address.is_loopback or address.is_multicast or address.is_link_local
-    return not (broadcast or special)
-
-
-def _is_canonical(text: str) -> bool:
-    return str(_address(text)) == text
-
-
 # URLs and patterns
 
 
-def _url(text: str) -> Opaque:
-    parts = urlsplit(text)
-    if not (parts.scheme or text.startswith("/")) or " " in text:
-        raise ValueError(f"URL parse error during conversion from string: parse {text!r}: invalid URI for request")
-    _ = parts.port  # raises ValueError for a port that is no number
-    return {URL: text}
-
-
-def _part(read: Callable[[Any], Any]) -> Callable[[Opaque], Any]:
-    return lambda value: read(urlsplit(_text(value, URL)))
-
-
-def _host(parts: Any) -> str:
-    return str(parts.netloc.rpartition("@")[2])
+def _query(parts: Any) -> dict[str, list[str]]:
+    return parse_qs(parts.query, keep_blank_values=True)
 
 
 def _pattern(text: str) -> Any:
@@ -256,6 +170,29 @@ def _last_position(values: list[Any], wanted: Any) -> int:
     return len(values) - 1 - values[::-1].index(wanted) if wanted in values else -1
 
 
+def _distinct(values: list[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
+
+
+def _flattened(values: list[Any], depth: int = 1) -> list[Any]:
+    if depth < 0:
+        raise ValueError("level must be non-negative")
+    found: list[Any] = []
+    for value in values:
+        found.extend(_flattened(value, depth - 1) if isinstance(value, list) and depth else [value])
+    return found
+
+
+def _sliced(values: list[Any], start: int, end: int) -> list[Any]:
+    if not 0 <= start <= end <= len(values):
+        raise ValueError(f"cannot slice({start}, {end}), list is length {len(values)}")
+    return values[start:end]
+
+
 def _has_all(values: list[Any], wanted: list[Any]) -> bool:
     return all(item in values for item in wanted)
 
@@ -283,7 +220,7 @@ FORMATS: Final[dict[str, Callable[[str], list[str]]]] = {
     "dns1123SubdomainPrefix": lambda text: syntax.dns_subdomain_problems(text.removesuffix("-")),
     "dns1035LabelPrefix": lambda text: syntax.dns_1035_problems(text.removesuffix("-")),
     "labelValue": syntax.label_value_problems,
-    "uri": _fits(_url, "URI"),
+    "uri": _fits(celaddresses.url, "URI"),
     "uuid": _fits(UUID, "UUID"),
     "byte": _fits(lambda text: base64.b64decode(text, validate=True), "base64 text"),
     "date": _fits(date.fromisoformat, "date"),
@@ -292,7 +229,7 @@ FORMATS: Final[dict[str, Callable[[str], list[str]]]] = {
 
 
 def _validated(form: Opaque, text: str) -> dict[str, list[str]]:
-    return {PROBLEMS: FORMATS[_text(form, FORMAT)](text)}
+    return {PROBLEMS: FORMATS[text_of(form, FORMAT)](text)}
 
 
 def _problems(value: Any) -> list[str]:
@@ -313,13 +250,32 @@ def _first_problems(value: Any) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """One function: the types of its arguments (several forms of the same length) and of its value."""
+    """One function: the types of its arguments and value in each of its forms, and what it does."""
 
     name: str
-    forms: tuple[tuple[str, ...], ...]
-    returns: str
+    forms: tuple[tuple[tuple[str, ...], str], ...]
     call: Callable[..., Any]
     is_member: bool = False
+
+
+def _guarded(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with values and errors that the library takes."""
+
+    def guarded(*arguments: Any) -> Any:
+        try:
+            return _given(call(*arguments))
+        except TypeError:
+            raise ValueError("no such overload") from None
+
+    return guarded
+
+
+def _given(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_given(item) for item in value]
+    if isinstance(value, datetime):
+        return timestamp(value)
+    return duration(value) if isinstance(value, timedelta) else value
 
 
 def _succeeds(call: Callable[..., Any]) -> Callable[..., bool]:
@@ -334,15 +290,22 @@ def _succeeds(call: Callable[..., Any]) -> Callable[..., bool]:
 
 
 def _free(name: str, returns: str, call: Callable[..., Any], *forms: tuple[str, ...]) -> _Function:
-    return _Function(name, forms, returns, call)
+    return _Function(name, tuple((form, returns) for form in forms), call)
 
 
 def _member(name: str, returns: str, call: Callable[..., Any], *forms: tuple[str, ...]) -> _Function:
-    return _Function(name, forms, returns, call, is_member=True)
+    return _Function(name, tuple((form, returns) for form in forms), call, is_member=True)
+
+
+def _over(name: str, call: Callable[..., Any], kinds: tuple[str, ...], returns: str = "") -> _Function:
+    """A member of lists of each of these kinds; gives one of the items when no other type is named."""
+    return _Function(name, tuple(((f"list({kind})",), returns or kind) for kind in kinds), call, is_member=True)
 
 
 _ORDERED: Final = ((QUANTITY, QUANTITY), (SEMVER, SEMVER))
 _ADDED: Final = ((QUANTITY, QUANTITY), (QUANTITY, "int"))
+_NUMBERS: Final = ("int", "uint", "double", "duration")
+_COMPARABLE: Final = (*_NUMBERS, "bool", "string", "bytes", "timestamp")
 
 FUNCTIONS: Final = (
     _free("quantity", QUANTITY, _quantity, ("string",)),
@@ -363,37 +326,46 @@ FUNCTIONS: Final = (
     _member("major", "int", _version_part(0), (SEMVER,)),
     _member("minor", "int", _version_part(1), (SEMVER,)),
     _member("patch", "int", _version_part(2), (SEMVER,)),
-    _free("ip", IP, _ip, ("string",)),
-    _free("isIP", "bool", _succeeds(_ip), ("string",)),
-    _free("ip.isCanonical", "bool", _is_canonical, ("string",)),
-    _member("family", "int", lambda value: _address_of(value).version, (IP,)),
-    _member("isUnspecified", "bool", lambda value: _address_of(value).is_unspecified, (IP,)),
-    _member("isLoopback", "bool", lambda value: _address_of(value).is_loopback, (IP,)),
-    _member("isLinkLocalMulticast", "bool", _is_link_local_multicast, (IP,)),
-    _member("isLinkLocalUnicast", "bool", lambda value: _address_of(value).is_link_local, (IP,)),
-    _member("isGlobalUnicast", "bool", _is_global_unicast, (IP,)),
-    _free("cidr", CIDR, _cidr, ("string",)),
-    _free("isCIDR", "bool", _succeeds(_cidr), ("string",)),
-    _member("containsIP", "bool", _contains_ip, (CIDR, IP), (CIDR, "string")),
-    _member("containsCIDR", "bool", _contains_cidr, (CIDR, CIDR), (CIDR, "string")),
-    _member("ip", IP, _ip, (CIDR,)),
-    _member("prefixLength", "int", lambda value: _network(value).network.prefixlen, (CIDR,)),
-    _member("masked", CIDR, lambda value: {CIDR: str(_network(value).network)}, (CIDR,)),
-    _free("url", URL, _url, ("string",)),
-    _free("isURL", "bool", _succeeds(_url), ("string",)),
-    _member("getScheme", "string", _part(lambda parts: parts.scheme), (URL,)),
-    _member("getHost", "string", _part(_host), (URL,)),
-    _member("getHostname", "string", _part(lambda parts: parts.hostname or ""), (URL,)),
-    _member("getPort", "string", _part(lambda parts: str(parts.port or "")), (URL,)),
-    _member("getEscapedPath", "string", _part(lambda parts: parts.path), (URL,)),
-    _member("getQuery", "map", _part(lambda parts: parse_qs(parts.query, keep_blank_values=True)), (URL,)),
+    _free("ip", IP, celaddresses.ip, ("string",)),
+    _free("isIP", "bool", _succeeds(celaddresses.ip), ("string",)),
+    _free("ip.isCanonical", "bool", celaddresses.is_canonical, ("string",)),
+    _member("family", "int", lambda value: celaddresses.address_of(value).version, (IP,)),
+    _member("isUnspecified", "bool", lambda value: celaddresses.address_of(value).is_unspecified, (IP,)),
+    _member("isLoopback", "bool", lambda value: celaddresses.address_of(value).is_loopback, (IP,)),
+    _member("isLinkLocalMulticast", "bool", celaddresses.is_link_local_multicast, (IP,)),
+    _member("isLinkLocalUnicast", "bool", lambda value: celaddresses.address_of(value).is_link_local, (IP,)),
+    _member("isGlobalUnicast", "bool", celaddresses.is_global_unicast, (IP,)),
+    _free("cidr", CIDR, celaddresses.cidr, ("string",)),
+    _free("isCIDR", "bool", _succeeds(celaddresses.cidr), ("string",)),
+    _member("containsIP", "bool", celaddresses.contains_ip, (CIDR, IP), (CIDR, "string")),
+    _member("containsCIDR", "bool", celaddresses.contains_cidr, (CIDR, CIDR), (CIDR, "string")),
+    _member("ip", IP, celaddresses.ip, (CIDR,)),
+    _member("prefixLength", "int", lambda value: celaddresses.network(value).network.prefixlen, (CIDR,)),
+    _member("masked", CIDR, lambda value: {CIDR: str(celaddresses.network(value).network)}, (CIDR,)),
+    _free("url", URL, celaddresses.url, ("string",)),
+    _free("isURL", "bool", _succeeds(celaddresses.url), ("string",)),
+    _member("getScheme", "string", celaddresses.url_part(lambda parts: parts.scheme), (URL,)),
+    _member("getHost", "string", celaddresses.url_part(celaddresses.url_host), (URL,)),
+    _member("getHostname", "string", celaddresses.url_part(lambda parts: parts.hostname or ""), (URL,)),
+    _member("getPort", "string", celaddresses.url_part(lambda parts: str(parts.port or "")), (URL,)),
+    _member("getEscapedPath", "string", celaddresses.url_part(lambda parts: parts.path), (URL,)),
+    _member(
+        "getQuery", "query", celaddresses.url_part(lambda parts: parse_qs(parts.query, keep_blank_values=True)), (URL,)
+    ),
     _member("find", "string", _find, ("string", "string")),
-    _member("findAll", "list", _find_all, ("string", "string")),
-    _member("findAll", "list", _find_all, ("string", "string", "int")),
-    _member("sum", "dyn", _sum, ("list",)),
-    _member("min", "dyn", _least(min, "min"), ("list",)),
-    _member("max", "dyn", _least(max, "max"), ("list",)),
-    _member("isSorted", "bool", lambda values: values == sorted(values), ("list",)),
+    _member("findAll", "list(string)", _find_all, ("string", "string")),
+    _member("findAll", "list(string)", _find_all, ("string", "string", "int")),
+    _over("sum", _sum, _NUMBERS),
+    _over("min", _least(min, "min"), _COMPARABLE),
+    _over("max", _least(max, "max"), _COMPARABLE),
+    _over("isSorted", lambda values: values == sorted(values), _COMPARABLE, "bool"),
+    _over("sort", sorted, _COMPARABLE, "list"),
+    _member("distinct", "list", _distinct, ("list",)),
+    _member("flatten", "list", _flattened, ("list",)),
+    _member("flatten", "list", _flattened, ("list", "int")),
+    _member("reverse", "list", lambda values: values[::-1], ("list",)),
+    _member("slice", "list", _sliced, ("list", "int", "int")),
+    _free("lists.range", "list(int)", lambda count: list(range(count)), ("int",)),
     _member("indexOf", "int", _position, ("list", "dyn")),
     _member("lastIndexOf", "int", _last_position, ("list", "dyn")),
     _free("sets.contains", "bool", _has_all, ("list", "list")),
@@ -402,34 +374,63 @@ FUNCTIONS: Final = (
     *(_free(f"format.{name}", FORMAT, lambda name=name: {FORMAT: name}, ()) for name in FORMATS),
     _member("validate", PROBLEMS, _validated, (FORMAT, "string")),
     _member("hasValue", "bool", lambda value: bool(_problems(value)), (PROBLEMS,)),
-    _member("value", "list", _first_problems, (PROBLEMS,)),
-    _member("orValue", "list", lambda value, other: _problems(value) or other, (PROBLEMS, "list")),
+    _member("value", "list(string)", _first_problems, (PROBLEMS,)),
 )
+
+
+_COMPARISONS: Final = ("_<_", "_<=_", "_>_", "_>=_")
+_MIXED: Final = tuple((left, right) for left in _NUMBERS[:3] for right in _NUMBERS[:3] if left != right)
 
 
 def declarations(cel: Any, *, typed: bool) -> list[Any]:
     """The functions as the CEL library wants them. Without types every argument may be anything."""
     by_name: dict[str, list[Any]] = {}
     for function in FUNCTIONS:
-        forms = function.forms if typed else (function.forms[0],)
-        for form in forms:
+        for form, returns in function.forms if typed else _untyped(function.forms):
             overload = cel.Overload(
                 "_".join((function.name, *form, "typed" if typed else "any")),
-                return_type=_type(cel, function.returns, typed=typed),
-                parameters=[_type(cel, name, typed=typed) for name in form],
+                return_type=_type(cel, returns),
+                parameters=[_type(cel, name) for name in form],
                 is_member=function.is_member,
-                **({} if typed else {"impl": function.call}),
+                **({} if typed else {"impl": _guarded(function.call)}),
             )
             by_name.setdefault(function.name, []).append(overload)
+    if typed:
+        # Numbers of two types may be compared, which the library evaluates but does not declare.
+        by_name |= {
+            name: [
+                cel.Overload(
+                    "_".join((name, *pair)),
+                    return_type=cel.Type.BOOL,
+                    parameters=[_type(cel, item) for item in pair],
+                )
+                for pair in _MIXED
+            ]
+            for name in _COMPARISONS
+        }
     return [cel.FunctionDecl(name, overloads) for name, overloads in by_name.items()]
 
 
-def _type(cel: Any, name: str, *, typed: bool) -> Any:
+def _untyped(forms: tuple[tuple[tuple[str, ...], str], ...]) -> list[tuple[tuple[str, ...], str]]:
+    """One form for each number of arguments: where the types differ, of any type."""
+    found: dict[int, tuple[str, ...]] = {}
+    for form, _ in forms:
+        plain = tuple(_plain(name) for name in form)
+        earlier = found.get(len(plain), plain)
+        found[len(plain)] = tuple(a if a == b else "dyn" for a, b in zip(plain, earlier, strict=True))
+    return [(form, "dyn") for form in found.values()]
+
+
+def _plain(name: str) -> str:
+    if name.startswith("list"):
+        return "list"
+    return "map" if "." in name else name
+
+
+def _type(cel: Any, name: str) -> Any:
     kinds = cel.Type
-    plain = {
-        "string": kinds.STRING, "int": kinds.INT, "bool": kinds.BOOL, "double": kinds.DOUBLE, "dyn": kinds.DYN,
-        "list": kinds.LIST, "map": kinds.MAP,
-    }  # fmt: skip
-    if name in plain:
-        return plain[name]
-    return kinds.AbstractType(name) if typed else kinds.MAP
+    if name.startswith("list("):
+        return kinds.List(_type(cel, name[5:-1]))
+    if name == "query":
+        return kinds.Map(kinds.STRING, kinds.List(kinds.STRING))
+    return getattr(kinds, name.upper(), None) or kinds(name)

@@ -15,7 +15,7 @@ import re2  # type: ignore[import-untyped]
 
 from kaito.engine.schema import structural
 from kaito.engine.schema.field import FieldError, forbidden, invalid, required, unsupported
-from kaito.engine.schema.schema_rules import rule_problems
+from kaito.engine.schema.schema_rulecheck import rule_errors
 from kaito.engine.schema.schema_validation import compiled, validate_value
 from kaito.kube.manifest import Manifest
 
@@ -26,7 +26,6 @@ _INT_OR_STRING: Final = "x-kubernetes-int-or-string"
 _LIST_TYPE: Final = "x-kubernetes-list-type"
 _MAP_KEYS: Final = "x-kubernetes-list-map-keys"
 _MAP_TYPE: Final = "x-kubernetes-map-type"
-_RULES: Final = "x-kubernetes-validations"
 _UNSUPPORTED: Final = (
     "$ref",
     "definitions",
@@ -62,7 +61,7 @@ def schema_errors(schema: Manifest, path: str) -> list[FieldError]:
     """What is wrong with an `openAPIV3Schema` at `path`."""
     errors = _root(schema, path) + _walk(schema, path, where="root")
     if not errors:
-        errors += _defaults(schema, path, is_root=True) + _rules(schema, path)
+        errors += _defaults(schema, path, is_root=True) + rule_errors(schema, path)
     return errors
 
 
@@ -266,19 +265,3 @@ def _default(schema: Manifest, path: str) -> list[FieldError]:
     structural.apply_defaults(holder, {"properties": {"value": schema}})
     found = validate_value(holder.get("value"), schema, "")
     return [FieldError(f"{path}.{error.field}".rstrip("."), error.reason, error.message) for error in found]
-
-
-def _rules(schema: Any, path: str) -> list[FieldError]:
-    if not isinstance(schema, dict):
-        return []
-    errors = []
-    for index, rule in enumerate(schema.get(_RULES) or []):
-        at = f"{path}.{_RULES}[{index}].rule"
-        if not (rule.get("rule") or "").strip():
-            errors.append(required(at, "rule is not specified"))
-            continue
-        errors += [invalid(at, rule["rule"], problem) for problem in rule_problems(rule, schema)]
-    for name, below in (schema.get("properties") or {}).items():
-        errors += _rules(below, f"{path}.properties[{name}]")
-    errors += _rules(schema.get("items"), f"{path}.items")
-    return errors + _rules(schema.get("additionalProperties"), f"{path}.additionalProperties")

@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import urlsplit
 
-from kaito.engine.schema import syntax
-from kaito.engine.schema.cel import CelError, compile_expression
+from kaito.engine.schema import cel, syntax
+from kaito.engine.schema.celtypes import Types
 from kaito.engine.schema.field import FieldError, duplicate, forbidden, invalid, required, unsupported
 from kaito.engine.schema.quantity import value_of
 from kaito.kube.manifest import Manifest
@@ -196,11 +196,53 @@ def _match_conditions(conditions: list[Manifest], path: str) -> list[FieldError]
         if not expression.strip():
             errors.append(required(f"{at}.expression"))
             continue
-        try:
-            compile_expression(expression, ("object", "oldObject", "request", "authorizer", "variables"))
-        except CelError as error:
-            errors.append(invalid(f"{at}.expression", expression, f"compilation failed: {error}"))
+        problem = _condition_problem(expression)
+        if problem:
+            errors.append(invalid(f"{at}.expression", expression, problem))
     return errors
+
+
+def _condition_problem(expression: str) -> str:
+    check = cel.checker(object=None, oldObject=None, authorizer=None, request=Types(_REQUEST))
+    try:
+        found = check(expression)
+    except cel.CelError as error:
+        return f"compilation failed: {error}"
+    return "" if found in ("BOOL", "DYN") else "must evaluate to bool"
+
+
+_TEXT: Final[Manifest] = {"type": "string"}
+_ANY: Final[Manifest] = {"x-kubernetes-int-or-string": True}
+_KIND: Final[Manifest] = {"type": "object", "properties": dict.fromkeys(("group", "version", "kind"), _TEXT)}
+_RESOURCE: Final[Manifest] = {"type": "object", "properties": dict.fromkeys(("group", "version", "resource"), _TEXT)}
+_TEXTS: Final[Manifest] = {"type": "array", "items": _TEXT}
+_USER: Final[Manifest] = {
+    "type": "object",
+    "properties": {
+        "username": _TEXT,
+        "uid": _TEXT,
+        "groups": _TEXTS,
+        "extra": {"type": "object", "additionalProperties": _TEXTS},
+    },
+}
+_REQUEST: Final[Manifest] = {
+    "type": "object",
+    "properties": {
+        "kind": _KIND,
+        "resource": _RESOURCE,
+        "subResource": _TEXT,
+        "requestKind": _KIND,
+        "requestResource": _RESOURCE,
+        "requestSubResource": _TEXT,
+        "name": _TEXT,
+        "namespace": _TEXT,
+        "operation": _TEXT,
+        "userInfo": _USER,
+        "dryRun": {"type": "boolean"},
+        "options": _ANY,
+    },
+}
+"""What a condition may ask of a request: an AdmissionRequest without its objects."""
 
 
 _PERCENT_RULE: Final = (
