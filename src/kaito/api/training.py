@@ -128,7 +128,7 @@ class TrainingOptions:
             return DEFAULT_OUTPUT_DIR
         if not isinstance(given, str):
             raise BadTraining(f"TrainingArguments.output_dir is {given}, which is no path.")
-        inside = given.removeprefix(OUTPUT_ROOT) if given.startswith(f"{OUTPUT_ROOT}/") else given
+        inside = given.removeprefix(OUTPUT_ROOT) if f"{given}/".startswith(f"{OUTPUT_ROOT}/") else given
         parts = [part for part in PurePosixPath(inside.lstrip("/")).parts if part != "."]
         if not parts or ".." in parts:
             raise BadTraining(f"TrainingArguments.output_dir is {given}: write a folder below {OUTPUT_ROOT}.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
@@ -101,14 +102,12 @@ def split(whole: Dataset, prepared: Prepared, options: TrainingOptions) -> Split
     """The data set divided as the configuration says, always in the same way."""
     share = options.dataset.train_test_split or 1.0
     seed = options.dataset.shuffle_seed if options.dataset.shuffle_seed is not None else 42
-    if share >= 1.0 or len(whole) < 2:
-        train = whole.shuffle(seed=seed, keep_in_memory=True) if options.dataset.shuffle_dataset else whole
-        return Split(train, None, prepared)
-    held_back = min(len(whole) - 1, max(1, round(len(whole) * (1 - share))))
-    parts = whole.train_test_split(
-        test_size=held_back, seed=seed, shuffle=bool(options.dataset.shuffle_dataset), keep_in_memory=True
+    order = (
+        np.random.default_rng(seed).permutation(len(whole)) if options.dataset.shuffle_dataset else range(len(whole))
     )
-    return Split(parts["train"], parts["test"], prepared)
+    held_back = 0 if share >= 1.0 else min(len(whole) - 1, max(1, round(len(whole) * (1 - share))))
+    parts = [whole.select(part, keep_in_memory=True) for part in (order[held_back:], order[:held_back])]
+    return Split(parts[0], parts[1] if held_back else None, prepared)
 
 
 def tokens_of(folder: Path) -> Dataset:
