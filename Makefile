@@ -56,10 +56,12 @@ e2e: tools $(VENV)/.vllm ## kubectl, both model servers, the demo model
 bench: tools $(VENV)/.vllm ## Measure, and write benchmarks/README.md's table
 	@$(BIN)/python -m benchmarks.run
 
-generate: $(VENV)/.base ## Write what is generated from code: the CRD and its reference
+generate: $(VENV)/.base ## Write what is generated from code: CRD, reference pages, roles
 	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml
 	@$(BIN)/python -m kaito.api.reference > docs/reference/workspace.md
 	@$(BIN)/python -m kaito.operator.faults.page > docs/failures.md
+	@$(BIN)/python -m kaito.operator.settings_page > docs/settings.md
+	@for part in rbac webhook; do $(BIN)/python -m kaito.operator.install.chart $$part > charts/kaito/templates/$$part.yaml; done
 
 lock: $(VENV)/.vllm ## Write down the installed versions
 	@{ sed -n '/^#/p' requirements/lock.txt; $(BIN)/pip freeze --exclude-editable \

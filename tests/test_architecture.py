@@ -33,11 +33,8 @@ PURE_GLOBS = (
     "cli/phases.py",
 )
 IMPURE_BY_NATURE = {
-    "operator/__main__.py",
-    "operator/settings.py",
-    "operator/app.py",
-    "operator/facts.py",
-    "operator/tuninglogs.py",
+    *(f"operator/{name}.py" for name in ("__main__", "settings", "app", "facts")),
+    *(f"operator/{name}.py" for name in ("authority", "hooks", "logs", "metrics", "monitoring", "tuninglogs")),
 }
 HEAVY = {"torch", "transformers", "vllm", "faiss", "accelerate", "peft"}
 LONGEST_FILE = 500

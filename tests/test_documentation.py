@@ -16,13 +16,17 @@ import yaml
 from kaito.api.reference import page
 from kaito.cli.demo import WORKSPACE
 from kaito.cli.main import application
+from kaito.kube.client import Client
+from kaito.kube.config import ClusterConfig
+from kaito.kube.controller import Manager
+from kaito.operator.metrics import Metrics
+from kaito.operator.settings_page import page as settings_page
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "benchmarks" / "README.md",
-    ROOT / "deploy" / "README.md",
 ]
 
 
@@ -33,8 +37,8 @@ def blocks(file: Path, language: str) -> list[str]:
 def commands() -> list[str]:
     """Every `kaito ...` line in a shell block of any page, and every one in a table of README.md."""
     lines = [line for file in PAGES for block in blocks(file, "sh") for line in block.splitlines()]
-    found = [line.split("#")[0].strip() for line in lines if line.strip().startswith("kaito ")]
-    table = re.findall(r"`(kaito [a-z][^`]*)`", (ROOT / "README.md").read_text())
+    found = [re.split(r"#| \| ", line)[0].strip() for line in lines if line.strip().startswith("kaito ")]
+    table = [line.split(" | ")[0] for line in re.findall(r"`(kaito [a-z][^`]*)`", (ROOT / "README.md").read_text())]
     return sorted({*found, *(re.sub(r"[\[\]]", "", line) for line in table)})
 
 
@@ -54,7 +58,7 @@ def test_every_command_and_option_that_is_written_down_exists(line: str) -> None
     assert {word for word in rest if word.startswith("-")} - known - {"--help"} == set()
 
 
-@pytest.mark.parametrize("name", ["up", "down", "apply", "get", "logs", "chat", "delete", "demo"])
+@pytest.mark.parametrize("name", ["up", "down", "apply", "get", "logs", "chat", "delete", "demo", "install"])
 def test_every_command_and_its_options_say_what_they_are_for(name: str) -> None:
     command = typer.main.get_command(application()).commands[name]  # type: ignore[attr-defined]
     assert command.help
@@ -64,6 +68,17 @@ def test_every_command_and_its_options_say_what_they_are_for(name: str) -> None:
 
 def test_the_reference_of_a_workspace_is_what_make_generate_writes() -> None:
     assert (ROOT / "docs" / "reference" / "workspace.md").read_text() == page()
+
+
+def test_the_settings_of_the_operator_are_what_make_generate_writes() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_page()
+
+
+def test_every_metric_of_the_operator_is_documented_and_no_other() -> None:
+    manager = Manager(Client(ClusterConfig("http://127.0.0.1:1")), [])
+    told = set(re.findall(r"^# TYPE (\w+)", Metrics(manager, None, "lease").exposition(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    assert documented == told
 
 
 def test_the_quick_start_is_the_same_everywhere() -> None:

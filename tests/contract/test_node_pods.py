@@ -46,7 +46,7 @@ def test_what_a_pod_refers_to_may_come_later(node: NodeCluster) -> None:
     eventually(lambda: waiting(node, "early").get("reason") == "CreateContainerConfigError", "it waits")
     assert 'configmap "later" not found' in waiting(node, "early")["message"]
     node.apply(config_map("later", word="now"))
-    node.ready("early", timeout=5)
+    node.ready("early", timeout=20)
     assert node.kubectl("logs", "early").stdout == "now\n"
 
 
@@ -169,7 +169,7 @@ def test_a_pod_is_ready_as_long_as_its_probe_says_so(node: NodeCluster) -> None:
     eventually(lambda: any(reason == "Unhealthy" for reason, _, _ in node.events("probed")), "the failure is told")
     assert node.container("probed")["ready"] is False
     node.kubectl("exec", "probed", "--", "touch", "ok")
-    node.ready("probed", timeout=5)
+    node.ready("probed", timeout=20)
     node.kubectl("exec", "probed", "--", "rm", "ok")
     node.kubectl("wait", "--for=condition=Ready=false", "pod/probed", "--timeout=5s")
     assert node.container("probed")["restartCount"] == 0

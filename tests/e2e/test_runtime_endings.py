@@ -75,9 +75,9 @@ def test_an_unknown_option_is_named_before_the_model_loads(request: pytest.Fixtu
     with RuntimeProcess(config, tmp_path) as server:
         assert server.process.wait(60) == 1
         failure = json.loads(server.last_words.read_text())
-        assert failure["reason"] == "InferenceEngineFailed"
-        assert "max-model-lem" in failure["message"]
-        assert "Loading the weights" not in server.log.read_text()
+        assert failure["reason"] == "UnknownEngineOption"
+        assert "no option max-model-lem; did you mean max-model-len?" in failure["message"]
+        assert "starting" not in server.log.read_text()
     assert server.survivors() == []
 
 

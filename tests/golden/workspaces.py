@@ -69,6 +69,7 @@ CASES = (
     Case(EXAMPLES / "fine-tuning" / "kaito_workspace_tuning_phi_3.yaml"),
     Case(EXAMPLES / "quickstart.yaml", settings=Settings(default_runtime="transformers", offline=True)),
     Case(HERE / "cases" / "adapters_on_volumes.yaml", nodes=(node(gpus=8),)),
+    Case(HERE / "cases" / "adapters_from_images.yaml"),
     Case(HERE / "cases" / "config.yaml", nodes=(gpu_node("config", gpus=2),), provisioner=BYO, settings=Settings()),
     Case(HERE / "cases" / "template.yaml", nodes=(gpu_node("own"),), provisioner=BYO, settings=Settings()),
     Case(HERE / "cases" / "hub_id.yaml", settings=Settings(weights_cache="/var/cache/kaito")),

@@ -12,11 +12,14 @@ import logging
 import re
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import aiohttp
 import pytest
 
 from kaito.api import names
+from kaito.kube.certificates import AUTHORITY_LIFE
+from kaito.kube.clock import Clock, VirtualClock
 from kaito.kube.manifest import Manifest
 from kaito.operator.app import CannotStart, run
 from kaito.operator.settings import Settings
@@ -38,9 +41,11 @@ def established(obj: Manifest) -> None:
 
 
 @contextlib.asynccontextmanager
-async def operating(server: ApiServer, settings: Settings = LOCAL) -> AsyncIterator[asyncio.Task[None]]:
+async def operating(
+    server: ApiServer, settings: Settings = LOCAL, clock: Clock | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
     server.normalise = established
-    task = asyncio.create_task(run(settings, server.config))
+    task = asyncio.create_task(run(settings, server.config, clock=clock))
     try:
         yield task
     finally:
@@ -74,7 +79,11 @@ async def test_it_installs_itself_reconciles_and_counts_what_it_does(caplog: pyt
             async with session.get("/readyz") as answer:
                 assert answer.status == 200
             async with session.get("/metrics") as answer:
-                assert 'kaito_operator_reconciles_total{controller="kaito-workspace"}' in await answer.text()
+                text = await answer.text()
+                assert 'controller_runtime_reconcile_total{controller="kaito-workspace",result="success"}' in text
+                assert 'kaito_workspace_count{phase="pending"} 1' in text
+                assert 'kaito_workspace_preset_count{preset_name="phi-3-mini-4k-instruct"} 1' in text
+                assert 'leader_election_master_status{name="kaito-operator"} 1' in text
 
 
 async def test_the_webhook_that_it_registers_denies_what_it_should() -> None:
@@ -106,7 +115,7 @@ async def test_the_webhook_that_it_registers_denies_what_it_should() -> None:
 
 
 async def test_replicas_share_one_authority_in_a_secret() -> None:
-    settings = Settings(webhook_port=0)
+    settings = Settings(webhook_port=0, install_crds=True)
     async with running() as server, operating(server, settings):
         await found(server, "ValidatingWebhookConfiguration", "validation.workspace.kaito.sh")
         secret = await found(server, "Secret", "kaito-webhook-ca")
@@ -133,3 +142,94 @@ async def test_a_port_in_use_is_said_in_one_sentence() -> None:
     async with running() as server:
         with pytest.raises(CannotStart, match=r"--metrics-port .* cannot be listened on"):
             await asyncio.wait_for(run(Settings(metrics_port=server.port), server.config), WITHIN_S)
+
+
+def port_of(text: str, what: str) -> int:
+    return int(re.findall(rf"{what} on http://127\.0\.0\.1:(\d+)/", text)[-1])
+
+
+async def asked(port: int, path: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as answer:
+        return answer.status, await answer.text()
+
+
+async def ready(port: int, status: int, part: str) -> str:
+    """What /readyz says once it answers so and speaks of the part."""
+    deadline = asyncio.get_running_loop().time() + WITHIN_S
+    while True:
+        found, text = await asked(port, "/readyz")
+        if found == status and part in text:
+            return text
+        assert asyncio.get_running_loop().time() < deadline, text
+        await asyncio.sleep(0.01)
+
+
+async def test_readiness_names_what_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    settings = Settings(provisioner="local", health_port=0, metrics_port=0)
+    async with running() as server:
+        server.thawed.clear()
+        async with operating(server, settings):
+            while "health on" not in caplog.text or "metrics on" not in caplog.text:
+                await asyncio.sleep(0.01)
+            port = port_of(caplog.text, "health")
+            assert port != port_of(caplog.text, "metrics")
+            assert (await asked(port, "/healthz"))[0] == 200, "it lives"
+            await ready(port, 503, "[-]api-server not ready")
+            server.thawed.set()
+            assert "[+]caches ok" in await ready(port, 200, "caches")
+            assert (await asked(port, "/metrics"))[0] == 404, "it has a port of its own"
+
+
+async def test_a_replica_that_stands_by_is_ready_and_counts_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    settings = Settings(provisioner="byo", metrics_port=0, health_port=None)
+    async with running() as server, operating(server, settings):
+        await found(server, "Lease", "kaito-operator")
+        first = port_of(caplog.text, "metrics")
+        async with operating(server, settings):
+            while caplog.text.count("metrics on") < 2:
+                await asyncio.sleep(0.01)
+            second = port_of(caplog.text, "metrics")
+            assert "[+]caches ok" in await ready(second, 200, "caches")
+            assert 'leader_election_master_status{name="kaito-operator"} 1' in (await asked(first, "/metrics"))[1]
+            assert 'leader_election_master_status{name="kaito-operator"} 0' in (await asked(second, "/metrics"))[1]
+
+
+async def test_a_new_authority_is_taken_over_and_told_to_the_api_server() -> None:
+    settings = Settings(webhook_port=0, install_crds=True, leader_elect=False)
+    clock = VirtualClock(datetime.now(UTC))
+    async with running() as server, operating(server, settings, clock):
+        hook = await found(server, "ValidatingWebhookConfiguration", "validation.workspace.kaito.sh")
+        old = hook["webhooks"][0]["clientConfig"]["caBundle"]
+        secret = await found(server, "Secret", "kaito-webhook-ca")
+        await turned(clock, AUTHORITY_LIFE.total_seconds() * 0.7)
+        deadline = asyncio.get_running_loop().time() + WITHIN_S
+        while True:
+            hook = await found(server, "ValidatingWebhookConfiguration", "validation.workspace.kaito.sh")
+            crd = await found(server, "CustomResourceDefinition", "workspaces.kaito.sh")
+            bundle = hook["webhooks"][0]["clientConfig"]["caBundle"]
+            converts = crd["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"]
+            if bundle == converts != old:
+                break
+            assert asyncio.get_running_loop().time() < deadline
+            await turned(clock, 400)
+        trusted = base64.b64decode(bundle)
+        assert base64.b64decode(old) in trusted, "replicas that have not noticed are still believed"
+        assert trusted.count(b"BEGIN CERTIFICATE") == 2
+        renewed = await found(server, "Secret", "kaito-webhook-ca")
+        assert renewed["data"]["ca.crt"] == bundle != secret["data"]["ca.crt"]
+
+
+async def turned(clock: VirtualClock, seconds: float) -> None:
+    await clock.advance(seconds)
+    await asyncio.sleep(0.05)
+
+
+async def test_a_secret_that_holds_no_authority_is_said_in_one_sentence() -> None:
+    async with running() as server:
+        empty = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "kaito-webhook-ca"},
+                 "data": {"ca.crt": "", "ca.key": "eA=="}}  # fmt: skip
+        await server.put("/api/v1/secrets", empty)
+        with pytest.raises(CannotStart, match="Secret kaito-system/kaito-webhook-ca holds no certificate authority"):
+            await asyncio.wait_for(run(Settings(webhook_port=0), server.config), WITHIN_S)

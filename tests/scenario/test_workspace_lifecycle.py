@@ -76,18 +76,30 @@ def test_an_example_becomes_ready_and_then_nothing_is_left_to_do(path: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("path", "type_", "says"),
+    ("path", "type_", "reason", "says"),
     [
-        ("inference/kaito_workspace_phi_3_with_adapters.yaml", names.INFERENCE_READY, "comes from image"),
-        ("fine-tuning/kaito_workspace_tuning_phi_3.yaml", names.JOB_STARTED, "Fine-tuning is not supported"),
+        (
+            "inference/kaito_workspace_phi_3_with_adapters.yaml",
+            names.INFERENCE_READY,
+            names.REASON_INVALID_SPEC,
+            "ACR_REPO_HERE.azurecr.io/ADAPTER_HERE:0.0.1 is no image reference",
+        ),
+        (
+            "fine-tuning/kaito_workspace_tuning_phi_3.yaml",
+            names.JOB_STARTED,
+            names.REASON_NOT_SUPPORTED_HERE,
+            "Fine-tuning is not supported",
+        ),
     ],
 )
-def test_an_example_that_is_not_supported_here_says_so_and_creates_nothing(path: str, type_: str, says: str) -> None:
+def test_an_example_that_cannot_work_as_it_is_says_so_and_creates_nothing(
+    path: str, type_: str, reason: str, says: str
+) -> None:
     manifest = example(path)
     here = world(manifest, node())
     here.settle(LOCAL_CONTROLLER, starting_kubelet)
     obj = found(here, manifest["metadata"]["name"])
-    assert verdicts(obj)[type_] == ("False", names.REASON_NOT_SUPPORTED_HERE)
+    assert verdicts(obj)[type_] == ("False", reason)
     assert says in message(obj, type_)
     assert not here.list(STATEFUL_SETS) and not here.list(SERVICES) and not here.list(CONFIG_MAPS)
 

@@ -22,6 +22,11 @@ USER_CONFIG_KEY = "inference_config.yaml"
 WEIGHTS_MOUNT = "/workspace/weights"
 LOCAL_WEIGHTS_MOUNT = "/workspace/local-weights"
 ADAPTERS_MOUNT = "/mnt/adapter"
+"""Below it, by name, the adapters that lie on volumes."""
+FETCHED_ADAPTERS_MOUNT = "/mnt/fetched-adapters"
+"""Below it, by name, those that are fetched."""
+PULL_SECRETS_MOUNT = "/root/.docker/config.d"
+MAX_ADAPTERS = 10
 HTTP_PORT = 5000
 TUNE_CONFIG_KEY = "tune.json"
 TRAINING_CONFIG_KEY = "training_config.yaml"
@@ -103,8 +108,15 @@ class ServeConfig(Contract):
     extra_args: dict[str, str | bool | int | float] = Field(default_factory=dict)
     """Further engine options of the catalogue (`kv-cache-dtype` and the like), by the engine's own names."""
     adapters: tuple[Adapter, ...] = ()
+    """Followed while the server runs: one that is added to the file is loaded, one that is gone is unloaded."""
+    fetch_config: str | None = None
+    """Path of the FetchConfig that says how an adapter comes that is not there yet."""
     user_config: str | None = None
     """Path of the user's `inference_config.yaml`, whose values win over ours."""
+    user_config_name: str | None = None
+    """The ConfigMap that it comes from, for messages."""
+    api_keys_dir: str | None = None
+    """Folder with one file an API key, as a Secret is mounted; None lets everybody ask."""
 
 
 class OciSource(Contract):

@@ -74,6 +74,7 @@ def workspace_crd() -> Manifest:
     """The CustomResourceDefinition of Workspace in both its versions.
 
     The versions have the same fields, so that an API server that only rewrites apiVersion between them loses nothing.
+    Who converts is not said here: whoever serves the webhook registers it, and installing this again leaves it so.
     """
     schema = root_schema(Workspace)
     old = root_schema(Workspace)
@@ -114,10 +115,10 @@ def to_yaml(manifests: Iterable[Manifest]) -> str:
         "# SPDX-FileCopyrightText: The kaito authors\n# SPDX-License-Identifier: Apache-2.0\n"
         "# Generated from the models: python -m kaito.api.crd\n"
     )
-    return header + yaml.dump_all(manifests, Dumper=_PlainDumper, sort_keys=False, width=120, allow_unicode=True)
+    return header + yaml.dump_all(manifests, Dumper=PlainDumper, sort_keys=False, width=120, allow_unicode=True)
 
 
-class _PlainDumper(yaml.SafeDumper):
+class PlainDumper(yaml.SafeDumper):
     """Writes equal parts out each time instead of referring to the first."""
 
     def ignore_aliases(self, data: object) -> bool:
@@ -142,7 +143,6 @@ def _crd(
                 "singular": resource.kind.lower(),
             },
             "scope": "Namespaced" if resource.namespaced else "Cluster",
-            "conversion": {"strategy": "None"},
             "versions": list(versions),
         },
     }

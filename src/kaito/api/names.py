@@ -230,3 +230,19 @@ EVENT_NODE_CLAIM_CREATED: Final = "NodeClaimCreated"
 EVENT_NODE_CLAIM_CREATION_FAILED: Final = "NodeClaimCreationFailed"
 EVENT_NODE_CLAIM_REPLACED: Final = "NodeClaimReplaced"
 EVENT_NODE_CLAIM_REMOVED: Final = "NodeClaimRemoved"
+
+# Steps of status.timeline, in their order
+STEP_NODES_REQUESTED: Final = "NodesRequested"
+STEP_NODES_READY: Final = "NodesReady"
+STEP_IMAGE_PULLED: Final = "ImagePulled"
+STEP_WEIGHTS_LOADED: Final = "WeightsLoaded"
+STEP_ENGINE_READY: Final = "EngineReady"
+STEP_SERVING: Final = "Serving"
+TIMELINE_STEPS: Final = (
+    STEP_NODES_REQUESTED,
+    STEP_NODES_READY,
+    STEP_IMAGE_PULLED,
+    STEP_WEIGHTS_LOADED,
+    STEP_ENGINE_READY,
+    STEP_SERVING,
+)

@@ -177,7 +177,7 @@ def _inference_errors(inference: InferenceSpec, policy: Policy) -> Errors:
     if inference.preset is not None:
         yield from _preset_errors("inference.preset", inference.preset, policy)
     yield from _optional("inference.config", inference.config, syntax.dns_subdomain)
-    yield from _adapters_errors(inference.adapters)
+    yield from _adapters_errors(inference.adapters, policy)
 
 
 def _preset_errors(path: str, preset: PresetSpec, policy: Policy) -> Errors:
@@ -189,33 +189,31 @@ def _preset_errors(path: str, preset: PresetSpec, policy: Policy) -> Errors:
     yield from _optional(f"{path}.presetOptions.modelAccessSecret", secret, syntax.dns_subdomain)
 
 
-def _adapters_errors(adapters: tuple[AdapterSpec, ...]) -> Errors:
+def _adapters_errors(adapters: tuple[AdapterSpec, ...], policy: Policy) -> Errors:
     path = "inference.adapters"
     if len(adapters) > MAX_ADAPTERS:
         yield FieldError(path, adapters, f"must be at most {MAX_ADAPTERS}, and there are {len(adapters)}")
     for index, adapter in enumerate(adapters):
-        yield from _adapter_errors(f"{path}[{index}]", adapter)
+        yield from _adapter_errors(f"{path}[{index}]", adapter, policy)
     counts = Counter(adapter.source.name for adapter in adapters if adapter.source and adapter.source.name)
     for name, count in counts.items():
         if count > 1:
             yield FieldError(path, name, f"must have names of their own, and {count} of them are called {name!r}")
 
 
-def _adapter_errors(path: str, adapter: AdapterSpec) -> Errors:
+def _adapter_errors(path: str, adapter: AdapterSpec, policy: Policy) -> Errors:
     if adapter.strength is not None:
         yield from _checked(f"{path}.strength", adapter.strength, syntax.strength)
     source = adapter.source
     if source is None:
-        yield FieldError(f"{path}.source", None, "is required: give an image or a volumeSource")
+        yield FieldError(f"{path}.source", None, "is required: give an image, a volumeSource or urls")
         return
     if source.name:
         yield from _checked(f"{path}.source.name", source.name, syntax.dns_subdomain)
     else:
         yield FieldError(f"{path}.source.name", None, "is required: requests ask for the adapter by it")
-    if source.urls:
-        message = "must not be given: an adapter comes from an image or a volumeSource"
-        yield FieldError(f"{path}.source.urls", source.urls, message)
-    yield from _source_errors(f"{path}.source", source, ("image", "volumeSource"))
+    yield from _url_errors(f"{path}.source.urls", source.urls, policy)
+    yield from _source_errors(f"{path}.source", source, ("image", "volumeSource", "urls"))
 
 
 def _source_errors(path: str, source: DataSource | DataDestination, allowed: tuple[str, ...]) -> Errors:
@@ -241,12 +239,15 @@ def _tuning_errors(tuning: TuningSpec, policy: Policy) -> Errors:
         yield FieldError("tuning.method", tuning.method or None, f"must be {_one_of(TUNING_METHODS)}")
     yield from _optional("tuning.config", tuning.config, syntax.dns_subdomain)
     yield from _source_errors("tuning.input", tuning.input, ("urls", "image", "volumeSource"))
-    if not policy.private_urls:
-        for index, url in enumerate(tuning.input.urls):
-            message = syntax.public_url(url)
-            if message is not None:
-                yield FieldError(f"tuning.input.urls[{index}]", syntax.shown_url(url), message)
+    yield from _url_errors("tuning.input.urls", tuning.input.urls, policy)
     yield from _output_errors(tuning.output)
+
+
+def _url_errors(path: str, urls: tuple[str, ...], policy: Policy) -> Errors:
+    for index, url in enumerate(urls):
+        message = None if policy.private_urls else syntax.public_url(url)
+        if message is not None:
+            yield FieldError(f"{path}[{index}]", syntax.shown_url(url), message)
 
 
 def _output_errors(output: DataDestination) -> Errors:

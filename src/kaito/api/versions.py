@@ -3,7 +3,9 @@
 """Older API versions of a Workspace to the one that we work with, and back, as pure functions on manifests.
 
 Inside there is only v1beta1. Both versions carry the same fields in their schemas, so that an API server that converts
-by rewriting `apiVersion` (strategy None) loses nothing; the one difference is the instance type that v1alpha1 fills in.
+by rewriting `apiVersion` (strategy None) keeps every field. The one difference is the instance type that v1alpha1 fills
+in where none is given: a Workspace on nodes of one's own, read and written back as v1alpha1, would order a machine.
+Converted here, it has an empty instance type in v1alpha1, which nothing fills in, and none in v1beta1.
 """
 
 from __future__ import annotations
@@ -39,11 +41,29 @@ def to_v1beta1(manifest: Manifest) -> Manifest:
 
 def to_v1alpha1(manifest: Manifest) -> Manifest:
     """A v1beta1 Workspace as v1alpha1, which can hold all that v1beta1 can; the argument is left as it was."""
-    return {**manifest, "apiVersion": WORKSPACES_V1ALPHA1.api_version}
+    old = {**manifest, "apiVersion": WORKSPACES_V1ALPHA1.api_version}
+    resource = manifest.get("resource")
+    if isinstance(resource, dict) and resource.get("instanceType") is None:
+        old["resource"] = {**resource, "instanceType": ""}
+    return old
+
+
+def converted(manifest: Manifest, api_version: str) -> Manifest:
+    """A Workspace of any served version in another one. Raises UnservedVersion."""
+    ours = to_v1beta1(manifest)
+    if api_version == WORKSPACES.api_version:
+        return ours
+    if api_version == WORKSPACES_V1ALPHA1.api_version:
+        return to_v1alpha1(ours)
+    raise UnservedVersion(f"apiVersion {api_version!r} of a Workspace is not served")
 
 
 def _with_v1alpha1_defaults(manifest: Manifest) -> Manifest:
     resource = manifest.get("resource")
-    if not isinstance(resource, dict) or resource.get("instanceType") is not None:
+    if not isinstance(resource, dict):
         return manifest
-    return {**manifest, "resource": {**resource, "instanceType": V1ALPHA1_INSTANCE_TYPE}}
+    if resource.get("instanceType") == "":
+        return {**manifest, "resource": {key: value for key, value in resource.items() if key != "instanceType"}}
+    if resource.get("instanceType") is None:
+        return {**manifest, "resource": {**resource, "instanceType": V1ALPHA1_INSTANCE_TYPE}}
+    return manifest

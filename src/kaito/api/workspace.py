@@ -207,6 +207,17 @@ class TuningStatus(ApiModel):
     """What the image is known by for ever, sha256:..."""
 
 
+class TimelineStep(ApiModel):
+    """A step on the way to being ready that is done."""
+
+    step: str
+    """NodesRequested, NodesReady, ImagePulled, WeightsLoaded, EngineReady or Serving."""
+    time: str = Field(json_schema_extra={"format": "date-time"})
+    """When it was done."""
+    message: str = ""
+    """What there is to tell of it."""
+
+
 class WorkspaceStatus(ApiModel):
     """What the operator reports."""
 
@@ -225,6 +236,8 @@ class WorkspaceStatus(ApiModel):
     """How far the fine-tuning is, and what came of it."""
     failure: FailureStatus | None = None
     """Why the Workspace does not do what it is for; absent while all is well."""
+    timeline: tuple[TimelineStep, ...] = ()
+    """How it came to be ready, step by step, the first time."""
 
 
 class Workspace(ApiModel):

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What models are: the records of the catalogue and how one is found by name.
 
-The records are facts (`data/models.yaml`): sizes, shapes, licences, what was tested. What follows from them is computed
-elsewhere: engine options in `kaito.catalog.flags`, nodes and GPUs in `kaito.catalog.sizing`. Nothing here asks a hub:
-an id that the catalogue does not hold is a record without facts.
+The records are facts (`data/models.yaml`): sizes, shapes, licences, what was tested. What follows from them is
+computed elsewhere: engine options in `kaito.catalog.flags`, nodes and GPUs in `kaito.catalog.sizing`. Nothing here
+asks a hub: an id that the catalogue does not hold is a record without facts.
 """
 
 from __future__ import annotations
@@ -30,6 +30,44 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
 
 
+class AttentionLayers(Record):
+    """Layers of one kind that keep something of every token, or of the last ones."""
+
+    count: int
+    kv_heads: int
+    head_dim: int
+    """Elements of a key, and of a value; with `latent`, of the one vector that stands for both."""
+    window: int | None = None
+    """How many tokens back they look; None for all. What lies further back is dropped from the cache."""
+    chunked: bool = False
+    """They look back to the last multiple of `window` instead (Llama 4)."""
+    latent: bool = False
+    """One vector for all heads (MLA), which every GPU of a tensor-parallel group keeps whole."""
+    index_bytes: int = 0
+    """What a sparse attention's index keeps of each token beside, whatever the cache's number format."""
+
+
+class StateLayers(Record):
+    """Layers of one kind that keep a state of fixed size for each request: Mamba, gated delta nets, short
+    convolutions.
+
+    Tensor parallelism divides it; the channels of groups are repeated so that each GPU has those of its heads.
+    """
+
+    count: int
+    convolved: int
+    """Channels of the convolution, without those of the groups."""
+    memory: int
+    """How many earlier tokens the convolution sees: its kernel less one."""
+    state: int = 0
+    """Elements of the recurrent state."""
+    state_bytes: int | None = None
+    """Of one of them, where it is not the model's own number format."""
+    groups: int = 0
+    group_channels: int = 0
+    """Convolved channels of each group (Mamba 2: B and C)."""
+
+
 class Shape(Record):
     """The dimensions of a transformer that decide how much memory a token takes and how it can be split."""
 
@@ -42,6 +80,12 @@ class Shape(Record):
     kv_lora_rank: int | None = None
     """With multi-head latent attention (MLA) only, as the next."""
     qk_rope_head_dim: int | None = None
+    attention_layers: tuple[AttentionLayers, ...] = ()
+    """Where not every layer keeps the same. Empty together with `state_layers`: all layers are alike."""
+    state_layers: tuple[StateLayers, ...] = ()
+    vocab_size: int | None = None
+    tied_embeddings: bool = False
+    """The output layer's weights are those of the input's."""
 
     @property
     def attention(self) -> Literal["MLA", "MHA", "MQA", "GQA"]:
@@ -56,6 +100,16 @@ class Shape(Record):
     def head_size(self) -> int:
         """Elements of one head."""
         return self.head_dim or self.hidden_size // self.heads
+
+    @property
+    def attending(self) -> tuple[AttentionLayers, ...]:
+        """The layers that keep something of each token, by kind."""
+        if self.attention_layers or self.state_layers:
+            return self.attention_layers
+        if self.kv_lora_rank is not None:
+            width = self.kv_lora_rank + (self.qk_rope_head_dim or 0)
+            return (AttentionLayers(count=self.layers, kv_heads=1, head_dim=width, latent=True),)
+        return (AttentionLayers(count=self.layers, kv_heads=self.kv_heads, head_dim=self.head_size),)
 
 
 class TransformersFamily(Record):

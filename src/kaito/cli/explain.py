@@ -19,7 +19,7 @@ NEXT_STEPS = {
     429: "The cluster is busy; try again in a few seconds.",
 }
 """By HTTP status; 0 stands for no answer at all."""
-NOT_INSTALLED = "Is kaito installed there? On this machine: kaito up --detach. On a cluster: deploy/README.md"
+NOT_INSTALLED = "Is kaito installed there? On this machine: kaito up --detach. On a cluster: docs/install.md"
 BROKEN = "The cluster could not answer; try again, and read its logs when this stays."
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kaito.cli import apply, chat, demo, get, logs, terminal, up
+from kaito.cli import apply, chat, demo, get, install, logs, terminal, up
 from kaito.cli.explain import explain
 from kaito.cli.failure import UserError
 from kaito.kube.errors import ApiError
@@ -32,7 +32,17 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    for command in (up.up, up.down, apply.apply, get.get, logs.logs, chat.chat, apply.delete, demo.demo):
+    for command in (
+        up.up,
+        up.down,
+        apply.apply,
+        get.get,
+        logs.logs,
+        chat.chat,
+        apply.delete,
+        demo.demo,
+        install.install,
+    ):
         app.command(command.__name__)(command)
     app.callback()(top)
     return app

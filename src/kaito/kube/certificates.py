@@ -43,6 +43,14 @@ class KeyPair:
     def _certificate(self) -> x509.Certificate:
         return x509.load_pem_x509_certificate(self.cert_pem.encode())
 
+    def check(self) -> None:
+        """Raise ValueError when the two texts are not a certificate and its key on an elliptic curve."""
+        key = serialization.load_pem_private_key(self.key_pem.encode(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError("the key is not one on an elliptic curve")
+        if key.public_key() != self._certificate.public_key():
+            raise ValueError("the key is not that of the certificate")
+
     def is_due(self, now: datetime) -> bool:
         """Whether less than a third of its life is left, so that it should be renewed."""
         life = self.until - self._certificate.not_valid_before_utc

@@ -10,7 +10,9 @@ Controllers that watch the same resource share one cache.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,10 +40,32 @@ DYING_NAMESPACE_S = 5.0
 LONG_THOUGHT_S, REST_FACTOR, MOST_REST_S = 0.01, 4.0, 1.0
 """A key whose observing and planning took longer than the first rests for that time times the second, at most the
 third: a ReplicaSet of thousands of pods is woken by each of them."""
+WIND_DOWN_S = 1.0
+"""How long keys that are being worked on may take to end when all is to end."""
 LEAST_REQUEUE_S = 0.05
 """A plan that wants to be made again at once all the time must not keep a core busy."""
 
+WORK_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Histogram:
+    """How often something took how long."""
+
+    bounds: tuple[float, ...]
+    """The upper bounds of the buckets; what is above the last counts too."""
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = self.counts or [0] * (len(self.bounds) + 1)
+
+    def add(self, value: float) -> None:
+        """Count one more."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
 
 @dataclass(slots=True)
@@ -59,6 +83,8 @@ class Stats:
     """Seconds that keys have waited for a worker, summed up."""
     work_s: float = 0.0
     """Seconds that workers have spent on keys, summed up."""
+    work: Histogram = field(default_factory=lambda: Histogram(WORK_BUCKETS_S))
+    """The same by how long it took."""
 
 
 @dataclass(slots=True)
@@ -89,6 +115,10 @@ class Loop:
         self._applier = Applier(client, self._reader, manager=controller.name, known=known, clock=clock)
         self._subscriptions: list[_Subscription] = []
         self._thought_s: dict[Key, float] = {}
+        self._busy: set[Key] = set()
+        self._rest = asyncio.Event()
+        self._rest.set()
+        self._ending = False
 
     @property
     def is_idle(self) -> bool:
@@ -97,6 +127,7 @@ class Loop:
 
     def connect(self) -> None:
         """Start listening to the caches; what they hold already wakes its keys too."""
+        self._ending = False
         wakes: dict[Source, list[KeysOf]] = {_own_source(self.controller): [_own_key]}
         for watch in self.controller.watches:
             wakes.setdefault(_source(watch), []).append(watch.keys)
@@ -124,16 +155,29 @@ class Loop:
         """One worker: take keys until cancelled. Starts when every cache has its first list."""
         for cache in self.caches:
             await cache.synced.wait()
-        while True:
+        while not self._ending:
             key, waited_s = await self._queue.get()
             started = self._clock.monotonic()
+            self._busy.add(key)
+            self._rest.clear()
             try:
                 await self._attempt(key)
             finally:
+                self._busy.discard(key)
+                if not self._busy:
+                    self._rest.set()
                 self._queue.done(key, rest_s=self._rest_s(key))
+                took_s = self._clock.monotonic() - started
                 self.stats.reconciles += 1
                 self.stats.wait_s += waited_s
-                self.stats.work_s += self._clock.monotonic() - started
+                self.stats.work_s += took_s
+                self.stats.work.add(took_s)
+
+    async def wind_down(self) -> None:
+        """Take no more keys, and return when those that are being worked on are done, or have taken too long."""
+        self._ending = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._rest.wait(), WIND_DOWN_S)
 
     async def _attempt(self, key: Key) -> None:
         """Reconcile a key once, and decide when it comes again."""
@@ -241,8 +285,12 @@ class Manager:
                 self._group = group
                 for running in self._running.values():
                     self._start(running)
-                # Without controllers there is nothing to wait for, but some may still be added.
-                await asyncio.get_running_loop().create_future()
+                try:
+                    # Without controllers there is nothing to wait for, but some may still be added.
+                    await asyncio.get_running_loop().create_future()
+                except asyncio.CancelledError:
+                    await asyncio.gather(*(running.loop.wind_down() for running in self._running.values()))
+                    raise
         finally:
             self._group = None
             self._cache_tasks.clear()
@@ -253,6 +301,21 @@ class Manager:
         """Return once every cache has its first list."""
         for cache in list(self._caches.values()):
             await cache.synced.wait()
+
+    @property
+    def unsynced(self) -> list[str]:
+        """The plurals of what has no first list yet."""
+        return sorted({cache.resource.plural for cache in self._caches.values() if not cache.synced.is_set()})
+
+    def objects(self, resource: Resource) -> list[Manifest]:
+        """What the cache of the resource holds, if there is one. Shared: never to be changed."""
+        return [obj for source, cache in self._caches.items() if source[0] == resource for obj in cache.store.select()]
+
+    def listen(self, resource: Resource, listener: Callable[[Manifest | None, Manifest | None], None]) -> None:
+        """Tell the listener of every change of an object of the resource."""
+        for source, cache in self._caches.items():
+            if source[0] == resource:
+                cache.subscribe(listener)
 
     def add(self, controller: AnyController) -> None:
         """Run one more controller. Raises ValueError when there is one of its name."""

@@ -32,6 +32,14 @@ class LeaseTimes:
     duration_s: float = 15.0
     renew_within_s: float = 10.0
     retry_s: float = 2.0
+    """How often a leader renews."""
+    look_s: float = 2.0
+    """How often the others look."""
+
+    @classmethod
+    def of(cls, duration_s: float) -> LeaseTimes:
+        """Times that go with a lease of this length: it is renewed four times, and looked at eight times."""
+        return cls(duration_s, renew_within_s=duration_s * 2 / 3, retry_s=duration_s / 4, look_s=duration_s / 8)
 
 
 class LostLeadership(Exception):
@@ -111,7 +119,7 @@ class Election:
     async def acquire(self) -> None:
         """Return once we hold the lease."""
         while not await self._try():
-            await self._clock.sleep(self._times.retry_s)
+            await self._clock.sleep(self._times.look_s)
 
     async def _keep(self) -> None:
         """Renew until that has not worked for too long, or another one has the lease."""

@@ -14,6 +14,7 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +23,7 @@ from aiohttp import web
 
 from kaito.kube.admission import BadReview, Converter, Validator, admission_answer, convert, parse_admission
 from kaito.kube.auth import load_key_pair
-from kaito.kube.certificates import KeyPair, new_authority, serving_pair
+from kaito.kube.certificates import SERVING_LIFE, KeyPair, new_authority, serving_pair
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.manifest import Manifest
 
@@ -37,7 +38,8 @@ class WebhookServer:
     """An async context manager that serves validators and converters by path, and `/healthz`.
 
     `names` are the host names and addresses under which the API server calls; the first names the certificate.
-    `authority` lets several replicas, or the next start, share one caBundle; None makes a new one.
+    `authority` lets several replicas, or the next start, share one caBundle; None makes a new one. Serving certificates
+    live for `life` and are renewed when a third of that is left.
     """
 
     def __init__(
@@ -49,13 +51,15 @@ class WebhookServer:
         host: str = "0.0.0.0",
         port: int = 8443,
         authority: KeyPair | None = None,
+        life: timedelta = SERVING_LIFE,
         clock: Clock | None = None,
     ) -> None:
         self._host, self._wanted_port = host, port
         self._names = tuple(names)
         self._clock = clock or RealClock()
         self.authority = authority or new_authority(f"{self._names[0]} webhook CA", self._clock.now())
-        self._serving = serving_pair(self.authority, self._names, self._clock.now())
+        self._life = life
+        self._serving = serving_pair(self.authority, self._names, self._clock.now(), life=life)
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         load_key_pair(self._context, self._serving.cert_pem, self._serving.key_pem)
@@ -63,6 +67,17 @@ class WebhookServer:
         self._stack = AsyncExitStack()
         self.port = 0
         """The port that it listens on, once entered."""
+
+    @property
+    def until(self) -> datetime:
+        """When the certificate that is served now ends."""
+        return self._serving.until
+
+    def sign_by(self, authority: KeyPair) -> None:
+        """Serve a certificate of another authority from now on."""
+        if authority != self.authority:
+            self.authority = authority
+            self._renew()
 
     def ca_bundle(self) -> str:
         """The `caBundle` by which an API server knows this server."""
@@ -86,13 +101,15 @@ class WebhookServer:
 
     async def _keep_renewed(self) -> None:
         while True:
-            await self._clock.sleep(RENEWAL_CHECK_S)
-            now = self._clock.now()
-            if self._serving.is_due(now):
-                # The context is the one that listens: new handshakes use the new certificate, the CA stays.
-                self._serving = serving_pair(self.authority, self._names, now)
-                load_key_pair(self._context, self._serving.cert_pem, self._serving.key_pem)
-                _log.info("webhook certificate renewed until %s", self._serving.until)
+            await self._clock.sleep(min(RENEWAL_CHECK_S, self._life.total_seconds() / 12))
+            if self._serving.is_due(self._clock.now()):
+                self._renew()
+
+    def _renew(self) -> None:
+        # The context is the one that listens: new handshakes use the new certificate.
+        self._serving = serving_pair(self.authority, self._names, self._clock.now(), life=self._life)
+        load_key_pair(self._context, self._serving.cert_pem, self._serving.key_pem)
+        _log.info("webhook certificate renewed until %s", self._serving.until)
 
 
 def _application(validators: Mapping[str, Validator], converters: Mapping[str, Converter]) -> web.Application:

@@ -21,6 +21,7 @@ from kaito.kube.errors import ApiError
 from kaito.kube.lease import LostLeadership
 from kaito.operator.app import CannotStart, run
 from kaito.operator.flags import given
+from kaito.operator.logs import set_up
 from kaito.operator.settings import BadSettings, Settings
 
 try:
@@ -37,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = _login(settings)
     except (BadSettings, ConfigError) as error:
         return _failed(str(error), 2)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    set_up(settings.log_level, settings.log_format)
+    for note in asked.notes:
+        logging.getLogger(__name__).warning("%s", note)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
             runner.run(_until_told(settings, config))

@@ -23,7 +23,19 @@ from kaito.kube.resource import VALIDATING_WEBHOOKS
 WEBHOOK_NAME = "validation.workspace.kaito.sh"
 WORKSPACE_PATH = "/validate/workspace.kaito.sh"
 """As KAITO v0.12 has both."""
+CONVERSION_PATH = "/convert"
 TIMEOUT_S = 5
+_PARTS = ("resource", "inference", "tuning")
+WHEN_ASKED = (
+    {"name": "not-being-deleted", "expression": "!has(object.metadata.deletionTimestamp)"},
+    {
+        "name": "asks-for-something-else",
+        "expression": "oldObject == null || object.metadata.?annotations != oldObject.metadata.?annotations || "
+        + " || ".join(f"object.?{part} != oldObject.?{part}" for part in _PARTS),
+    },
+)
+"""What the API server itself can see, so that nothing waits for us, or fails with us, that we would let through anyway:
+whatever happens to an object that is being deleted, and changes of labels, finalizers and owners."""
 LONGEST_VALUE = 120
 
 
@@ -93,6 +105,15 @@ def _shown(value: object) -> str:
     return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"
 
 
+def conversion(address: Address, ca_bundle: str) -> Manifest:
+    """The `spec.conversion` of our CustomResourceDefinitions."""
+    client_config = address.client_config(CONVERSION_PATH, ca_bundle)
+    return {
+        "strategy": "Webhook",
+        "webhook": {"clientConfig": client_config, "conversionReviewVersions": ["v1"]},
+    }
+
+
 def webhook_configuration(address: Address, ca_bundle: str, *, must_answer: bool) -> Manifest:
     """The ValidatingWebhookConfiguration. Where the webhook need not answer, the plan's own checks do without it."""
     return {
@@ -105,6 +126,7 @@ def webhook_configuration(address: Address, ca_bundle: str, *, must_answer: bool
                 "admissionReviewVersions": ["v1"],
                 "clientConfig": address.client_config(WORKSPACE_PATH, ca_bundle),
                 "failurePolicy": "Fail" if must_answer else "Ignore",
+                "matchConditions": [dict(condition) for condition in WHEN_ASKED],
                 "sideEffects": "None",
                 "timeoutSeconds": TIMEOUT_S,
                 "rules": [

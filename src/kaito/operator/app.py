@@ -10,33 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from base64 import b64decode, b64encode
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from aiohttp import web
-
 from kaito.api.crd import custom_resource_definitions
-from kaito.kube.certificates import KeyPair, new_authority
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.config import ClusterConfig
 from kaito.kube.controller import Manager
-from kaito.kube.errors import AlreadyExists, ApiError, NotFound, Unavailable
-from kaito.kube.lease import Election
-from kaito.kube.manifest import Manifest, is_true
-from kaito.kube.resource import CUSTOM_RESOURCE_DEFINITIONS, SECRETS, VALIDATING_WEBHOOKS
-from kaito.kube.webhook import WebhookServer
-from kaito.operator.admission import (
-    WORKSPACE_PATH,
-    Address,
-    policy_of,
-    webhook_configuration,
-    workspace_validator,
-)
+from kaito.kube.errors import ApiError, Unavailable
+from kaito.kube.lease import Election, LeaseTimes
+from kaito.kube.manifest import is_true
+from kaito.kube.resource import CUSTOM_RESOURCE_DEFINITIONS
+from kaito.operator import hooks, monitoring
+from kaito.operator.authority import UnusableAuthority
 from kaito.operator.facts import catalogue_lookup
-from kaito.operator.metrics import exposition
+from kaito.operator.metrics import Metrics
 from kaito.operator.provisioners.byo import BYO
 from kaito.operator.provisioners.local import LOCAL
 from kaito.operator.provisioners.nodeclaim import node_claim_provisioner
@@ -47,11 +38,10 @@ from kaito.operator.tuninglogs import TuningLogs
 from kaito.operator.workspace.controller import workspace_controller
 
 FIELD_MANAGER = "kaito-operator"
+LEASE = "kaito-operator"
 REACHABLE_WITHIN_S = 60.0
 ESTABLISHED_WITHIN_S = 30.0
 POLL_S = 0.1
-CERTIFICATE_SECRET = "kaito-webhook-ca"
-CERTIFICATE_KEYS = ("ca.crt", "ca.key")
 
 _log = logging.getLogger(__name__)
 
@@ -63,22 +53,75 @@ class CannotStart(Exception):
 async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None = None) -> None:
     """Keep Workspaces as they should be until cancelled. Raises CannotStart when there is no way to begin."""
     clock = clock or RealClock()
-    async with Client(config, user_agent=f"kaito-operator/{_version()}", clock=clock) as client:
-        await _reached(client, config.server, clock)
+    try:
+        async with Client(config, user_agent=f"kaito-operator/{_version()}", clock=clock) as client:
+            await _run(settings, client, config.server, clock)
+    except (hooks.CannotListen, monitoring.CannotListen, UnusableAuthority) as error:
+        raise CannotStart(str(error)) from error
+
+
+async def _run(settings: Settings, client: Client, server: str, clock: Clock) -> None:
+    logs = TuningLogs(client)
+    controller = workspace_controller(settings, _provisioner(settings), catalogue_lookup, logs.progress)
+    manager = Manager(client, [controller], clock=clock)
+    election = _election(settings, client, clock)
+    metrics = Metrics(manager, election, LEASE)
+    readiness = monitoring.Readiness()
+    readiness.set("api-server", "it has not answered yet")
+    async with monitoring.monitoring(settings, readiness, metrics.exposition):
+        await _reached(client, server, clock)
+        readiness.set("api-server", "")
         if settings.install_crds:
             await _install_crds(client, clock)
-        logs = TuningLogs(client)
-        controller = workspace_controller(settings, _provisioner(settings), catalogue_lookup, logs.progress)
-        manager = Manager(client, [controller], clock=clock)
-        async with _webhook(client, settings, clock), _monitoring(manager, settings), logs.followed(clock):
-            _log.info("operator runs against %s with provisioner %s", config.server, settings.provisioner)
-            if settings.leader_elect:
-                election = Election(
-                    client, name="kaito-operator", namespace=settings.namespace, identity=socket.gethostname()
-                )
-                await election.lead(manager.run)
-            else:
-                await manager.run()
+        async with _webhooks(settings, client, clock, readiness), logs.followed(clock):
+            readiness.add("caches", lambda: _unfilled(manager, election))
+            _log.info("operator runs against %s with provisioner %s", server, settings.provisioner)
+            try:
+                await (election.lead(manager.run) if election else manager.run())
+            except asyncio.CancelledError:
+                readiness.set("shutdown", "the operator ends")
+                raise
+
+
+def _election(settings: Settings, client: Client, clock: Clock) -> Election | None:
+    """This replica as a candidate; the name of its machine alone would make two on one machine look like one."""
+    if not settings.elects:
+        return None
+    return Election(
+        client,
+        name=LEASE,
+        namespace=settings.namespace,
+        identity=f"{socket.gethostname()}_{uuid.uuid4()}",
+        times=LeaseTimes.of(settings.lease_seconds),
+        clock=clock,
+    )
+
+
+def _unfilled(manager: Manager, election: Election | None) -> str:
+    """What keeps this replica from being ready. One that stands by fills no caches, and is ready to."""
+    if election is not None and not election.is_leader:
+        return ""
+    return f"waiting for the first list of {', '.join(manager.unsynced)}" if manager.unsynced else ""
+
+
+@asynccontextmanager
+async def _webhooks(
+    settings: Settings, client: Client, clock: Clock, readiness: monitoring.Readiness
+) -> AsyncIterator[None]:
+    if settings.webhook_port is None:
+        yield
+        return
+    readiness.set("webhook", "it does not listen yet")
+    async with AsyncExitStack() as stack:
+        try:
+            serving = await stack.enter_async_context(hooks.serving(client, settings, clock))
+        except ApiError as error:
+            raise CannotStart(f"The webhooks cannot be registered: {error}.") from error
+        readiness.add("webhook", serving.problem)
+        try:
+            yield
+        finally:
+            await clock.sleep(settings.shutdown_delay_seconds)
 
 
 def _provisioner(settings: Settings) -> Provisioner:
@@ -130,104 +173,3 @@ async def _install_crds(client: Client, clock: Clock) -> None:
             if clock.monotonic() >= deadline:
                 raise CannotStart(f"CustomResourceDefinition {name} is not established: see its conditions.")
             await clock.sleep(POLL_S)
-
-
-@asynccontextmanager
-async def _webhook(client: Client, settings: Settings, clock: Clock) -> AsyncIterator[None]:
-    """The admission webhook, told to the API server once it listens."""
-    if settings.webhook_port is None:
-        yield
-        return
-    address = Address(host=settings.webhook_url_host, service=settings.webhook_service, namespace=settings.namespace)
-    authority = None if address.host else await _shared_authority(client, settings, clock)
-    server = WebhookServer(
-        {WORKSPACE_PATH: workspace_validator(policy_of(settings.provisioner, private_urls=settings.private_urls))},
-        names=address.names(),
-        host=settings.webhook_url_host or "0.0.0.0",
-        port=settings.webhook_port,
-        authority=authority,
-        clock=clock,
-    )
-    async with AsyncExitStack() as stack:
-        try:
-            await stack.enter_async_context(server)
-        except OSError as error:
-            message = f"--webhook-port {settings.webhook_port} cannot be listened on: {error.strerror}."
-            raise CannotStart(message) from error
-        if address.host:
-            address = Address(host=address.host, port=server.port)
-        # On one machine the engine may be up while we are not; there a request is judged by the plan alone.
-        must_answer = settings.provisioner != "local"
-        configuration = webhook_configuration(address, server.ca_bundle(), must_answer=must_answer)
-        await client.apply(VALIDATING_WEBHOOKS, configuration, field_manager=FIELD_MANAGER)
-        yield
-
-
-async def _shared_authority(client: Client, settings: Settings, clock: Clock) -> KeyPair:
-    """The certificate authority that all replicas use, from a Secret; the first one makes it."""
-    try:
-        return _authority(await client.get(SECRETS, CERTIFICATE_SECRET, settings.namespace))
-    except NotFound:
-        made = new_authority(f"{settings.webhook_service} webhook CA", clock.now())
-    data = {key: b64encode(pem.encode()).decode() for key, pem in zip(CERTIFICATE_KEYS, _pems(made), strict=True)}
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": CERTIFICATE_SECRET, "namespace": settings.namespace},
-        "type": "Opaque",
-        "data": data,
-    }
-    try:
-        await client.create(SECRETS, secret, field_manager=FIELD_MANAGER)
-    except AlreadyExists:
-        return _authority(await client.get(SECRETS, CERTIFICATE_SECRET, settings.namespace))
-    return made
-
-
-def _pems(pair: KeyPair) -> tuple[str, str]:
-    return pair.cert_pem, pair.key_pem
-
-
-def _authority(secret: Manifest) -> KeyPair:
-    data = secret.get("data") or {}
-    try:
-        cert, key = (b64decode(data[name]).decode() for name in CERTIFICATE_KEYS)
-    except (KeyError, ValueError) as error:
-        name = f"{secret['metadata']['namespace']}/{CERTIFICATE_SECRET}"
-        raise CannotStart(f"Secret {name} holds no certificate authority: delete it, a new one is made.") from error
-    return KeyPair(cert, key)
-
-
-@asynccontextmanager
-async def _monitoring(manager: Manager, settings: Settings) -> AsyncIterator[None]:
-    """/metrics, /healthz, and /readyz, which answers 503 until the caches are filled."""
-    if settings.metrics_port is None:
-        yield
-        return
-    synced = asyncio.create_task(manager.synced())
-
-    async def metrics(request: web.Request) -> web.Response:
-        return web.Response(text=exposition(manager.stats))
-
-    async def healthy(request: web.Request) -> web.Response:
-        return web.Response(text="ok")
-
-    async def ready(request: web.Request) -> web.Response:
-        return web.Response(text="ok") if synced.done() else web.Response(status=503, text="caches are being filled")
-
-    app = web.Application()
-    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthy), web.get("/readyz", ready)])
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, settings.metrics_host, settings.metrics_port)
-        try:
-            await site.start()
-        except OSError as error:
-            message = f"--metrics-port {settings.metrics_port} cannot be listened on: {error.strerror}."
-            raise CannotStart(message) from error
-        _log.info("metrics on http://%s:%s/metrics", *runner.addresses[0][:2])
-        yield
-    finally:
-        synced.cancel()
-        await runner.cleanup()

@@ -83,6 +83,9 @@ class Settings(BaseModel):
     """Work only while holding a Lease, so that several replicas may run. On, but where the provisioner is `local`."""
     lease_seconds: Annotated[int, Field(ge=3)] = 8
     """How long a leader that has died holds the others up. It renews four times as often."""
+    shutdown_delay_seconds: Annotated[float, Field(ge=0)] = 0
+    """How long the webhook goes on answering after the operator was told to end: a cluster's nodes may send it requests
+    until they have heard of it."""
     feature_gates: dict[str, bool] = {}
     """KAITO's feature gates as name=true,name=false."""
     workers: Annotated[int, Field(ge=1)] = 8

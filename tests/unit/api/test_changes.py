@@ -112,12 +112,12 @@ def test_a_value_that_stays_is_not_judged_again() -> None:
 
 
 def test_a_list_element_that_moves_is_not_judged_again_but_a_new_one_is() -> None:
-    legacy: dict[str, Any] = {"source": {"name": "old", "urls": ["https://example.com/a"]}}
+    legacy: dict[str, Any] = {"source": {"name": "old", "urls": ["ftp://example.com/a"]}}
     old = changed(INFERENCE, inference__adapters=[ADAPTER, legacy])
     assert paths(old, changed(old, inference__adapters=[legacy])) == []
-    fresh = changed(legacy, source__urls=["https://example.com/b"])
+    fresh = changed(legacy, source__urls=["ftp://example.com/b"])
     assert paths(old, changed(old, inference__adapters=[ADAPTER, legacy, fresh])) == [
-        "inference.adapters[2].source.urls",
+        "inference.adapters[2].source.urls[0]",
         "inference.adapters",
     ]
 

@@ -216,7 +216,7 @@ def test_a_sound_workspace_is_admitted(manifest: dict[str, Any]) -> None:
         (
             changed(INFERENCE, inference__adapters=[changed(ADAPTER, source__image=GONE)]),
             "inference.adapters[0].source",
-            "needs image or volumeSource",
+            "needs image, volumeSource or urls",
         ),
         (
             changed(INFERENCE, inference__adapters=[changed(ADAPTER, source__volumeSource={"emptyDir": {}})]),
@@ -224,9 +224,11 @@ def test_a_sound_workspace_is_admitted(manifest: dict[str, Any]) -> None:
             "only one of image, volumeSource",
         ),
         (
-            changed(INFERENCE, inference__adapters=[changed(ADAPTER, source={"name": "a", "urls": ["https://a.b/c"]})]),
-            "inference.adapters[0].source.urls",
-            "comes from an image or a volumeSource",
+            changed(
+                INFERENCE, inference__adapters=[changed(ADAPTER, source={"name": "a", "urls": ["http://10.0.0.1/c"]})]
+            ),
+            "inference.adapters[0].source.urls[0]",
+            "must not point at a loopback",
         ),
         (
             changed(INFERENCE, inference__adapters=[changed(ADAPTER, source__image="not an image")]),

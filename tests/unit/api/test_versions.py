@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kaito.api.versions import V1ALPHA1_INSTANCE_TYPE, UnservedVersion, to_v1alpha1, to_v1beta1
+from kaito.api.versions import V1ALPHA1_INSTANCE_TYPE, UnservedVersion, converted, to_v1alpha1, to_v1beta1
 from kaito.api.workspace import Workspace
 
 # The same cases on every machine, however slow it is.
@@ -68,7 +68,6 @@ WORKSPACES = part(
 @given(WORKSPACES)
 def test_v1beta1_goes_to_v1alpha1_and_back_unchanged(parts: dict[str, Any]) -> None:
     ours = {"apiVersion": "kaito.sh/v1beta1", **parts}
-    ours.setdefault("resource", {"labelSelector": {}}).setdefault("instanceType", "any")
     before = deepcopy(ours)
     old = to_v1alpha1(ours)
     assert old["apiVersion"] == "kaito.sh/v1alpha1"
@@ -103,6 +102,15 @@ def test_only_v1alpha1_fills_an_instance_type_in() -> None:
     assert "instanceType" not in to_v1beta1({"apiVersion": "kaito.sh/v1beta1", **parts})["resource"]
 
 
+def test_nodes_of_ones_own_stay_so_when_v1alpha1_is_written_back() -> None:
+    ours = {"apiVersion": "kaito.sh/v1beta1", "kind": "Workspace", "resource": {"labelSelector": {}}}
+    old = converted(ours, "kaito.sh/v1alpha1")
+    assert old["resource"]["instanceType"] == "", "no default is put in place of what is there"
+    assert converted(old, "kaito.sh/v1beta1") == ours
+
+
 def test_another_version_is_refused() -> None:
     with pytest.raises(UnservedVersion, match=r"'kaito\.sh/v2' of a Workspace is not served"):
         to_v1beta1({"apiVersion": "kaito.sh/v2"})
+    with pytest.raises(UnservedVersion, match=r"'kaito\.sh/v2' of a Workspace is not served"):
+        converted({"apiVersion": "kaito.sh/v1beta1"}, "kaito.sh/v2")

@@ -102,7 +102,7 @@ async def managed(*controllers: Controller[Seen]) -> AsyncIterator[tuple[ApiServ
         await server.put(WIDGET_PLACE, widget("w", colour="red"))
         manager = Manager(client, controllers or (CONTROLLER,))
         async with background(manager.run()):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(20):
                 await manager.synced()
             yield server, manager
 

@@ -17,15 +17,18 @@ class HurriedClock(RealClock):
 
     def __init__(self, times: float) -> None:
         self._times = times
+        self.longest_s = 0.0
+        """The longest pause that was asked for, in seconds of this clock."""
 
     def monotonic(self) -> float:
         return super().monotonic() * self._times
 
     async def sleep(self, seconds: float) -> None:
+        self.longest_s = max(self.longest_s, seconds)
         await super().sleep(seconds / self._times)
 
 
-async def until(is_so: Callable[[], bool], *, within_s: float = 2.0) -> None:
+async def until(is_so: Callable[[], bool], *, within_s: float = 20.0) -> None:
     """Return as soon as it is so; fail when that takes too long."""
     async with asyncio.timeout(within_s):
         while not is_so():

@@ -65,8 +65,9 @@ UNSERVABLE = [
     (workspace("x" * 53), names.REASON_INVALID_SPEC, "at most 52"),
     (workspace("1st"), names.REASON_INVALID_SPEC, "beginning with a letter"),
     (workspace(resource={"partition": {"mode": "mig"}}), names.REASON_NOT_SUPPORTED_HERE, "whole GPUs"),
-    (workspace(inference=adapter(image="example.com/a:1")), names.REASON_NOT_SUPPORTED_HERE, "volumeSource"),
-    (workspace(inference=adapter(urls=["https://example.com"])), names.REASON_NOT_SUPPORTED_HERE, "comes from urls"),
+    (workspace(inference=adapter(image="example.com/A:1")), names.REASON_INVALID_SPEC, "has capitals"),
+    (workspace(inference=adapter()), names.REASON_INVALID_SPEC, "no image, volumeSource or urls"),
+    (workspace(inference=adapter(image="example.com/a:1", **VOLUME)), names.REASON_INVALID_SPEC, "give one of them"),
     (workspace(inference={"adapters": [{}]}), names.REASON_INVALID_SPEC, "needs a name"),
     (workspace(inference=adapter(**{**VOLUME, "name": "../up"})), names.REASON_INVALID_SPEC, "cannot name a folder"),
     (workspace(inference={"adapters": [{"source": {"name": "a", **VOLUME}, "strength": "2"}]}),
@@ -102,7 +103,11 @@ def test_what_cannot_be_served_becomes_a_condition_and_nothing_is_created(
         (config_map("mine", other="x"), "has no key inference_config.yaml"),
         (config_map("mine", **{"inference_config.yaml": "vllm: {"}), "is not YAML"),
         (config_map("mine", **{"inference_config.yaml": "- a"}), "is not a map"),
-        (config_map("mine", **{"inference_config.yaml": "vllm: [a]"}), "vllm in key"),
+        (config_map("mine", **{"inference_config.yaml": "vllm: [a]"}), "vllm is not a map"),
+        (
+            config_map("mine", **{"inference_config.yaml": "vllm: {max-model-lem: 4}"}),
+            "ConfigMap mine: vllm has no option max-model-lem; did you mean max-model-len?",
+        ),
     ],
 )
 def test_an_unusable_configuration_names_the_config_map_and_the_next_step(found: Manifest | None, says: str) -> None:

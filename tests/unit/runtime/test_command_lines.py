@@ -14,7 +14,8 @@ from kaito.runtime.failure import Failed
 from kaito.runtime.serve import transformers, vllm
 from kaito.runtime.serve.launch import GIB, Facts, option_name, user_options
 
-FACTS = Facts(model="/weights/org/name", local=True, python="python", port=4000, cpus=2, memory_bytes=20 * GIB)
+SOCKET = "/run/engine.sock"
+FACTS = Facts("/weights/org/name", local=True, python="python", socket=SOCKET, cpus=2, memory_bytes=20 * GIB)
 
 
 def config(**changes: Any) -> ServeConfig:
@@ -40,8 +41,8 @@ GOLDEN = [
         "a GPU",
         config(dtype="bfloat16", gpu_memory_utilization=0.84),
         FACTS,
-        VLLM + "--disable-uvicorn-access-log --dtype bfloat16 --gpu-memory-utilization 0.84 --host 127.0.0.1"
-        " --max-model-len auto --model /weights/org/name --port 4000 --served-model-name name",
+        VLLM + "--disable-uvicorn-access-log --dtype bfloat16 --gpu-memory-utilization 0.84"
+        " --max-model-len auto --model /weights/org/name --served-model-name name",
     ),
     (
         "a CPU",
@@ -49,7 +50,7 @@ GOLDEN = [
         FACTS,
         VLLM + "--disable-uvicorn-access-log"
         " --distributed-executor-backend vllm.v1.executor.uniproc_executor.UniProcExecutor"
-        " --dtype bfloat16 --enforce-eager --host 127.0.0.1 --max-model-len auto --model /weights/org/name --port 4000"
+        " --dtype bfloat16 --enforce-eager --max-model-len auto --model /weights/org/name"
         " --served-model-name name",
     ),
     (
@@ -63,8 +64,8 @@ GOLDEN = [
         ),
         replace(FACTS, model="org/name", local=False, download_dir="/workspace/weights", revision="abc"),
         VLLM + "--disable-uvicorn-access-log --download-dir /workspace/weights --dtype auto --enable-auto-tool-choice"
-        " --host 127.0.0.1 --kernel-config.enable_flashinfer_autotune false --kv-cache-dtype fp8 --max-model-len 8192"
-        " --model org/name --port 4000 --reasoning-parser qwen3 --revision abc --served-model-name name"
+        " --kernel-config.enable_flashinfer_autotune false --kv-cache-dtype fp8 --max-model-len 8192"
+        " --model org/name --reasoning-parser qwen3 --revision abc --served-model-name name"
         " --tensor-parallel-size 4 --tool-call-parser hermes",
     ),
 ]
@@ -72,7 +73,7 @@ GOLDEN = [
 
 @pytest.mark.parametrize(("name", "given", "facts", "expected"), GOLDEN, ids=[case[0] for case in GOLDEN])
 def test_vllm_starts_with_this_command(name: str, given: ServeConfig, facts: Facts, expected: str) -> None:
-    assert vllm.launch(given, facts).argv == command(expected)
+    assert vllm.launch(given, facts).argv == command(expected + " --uds " + SOCKET)
 
 
 def test_the_same_config_gives_the_same_command() -> None:
@@ -95,14 +96,14 @@ def test_adapters_are_models_of_their_own() -> None:
     [
         ("max-model-len: 2048", ["--max-model-len", "2048"]),
         ("max_model_len: 16k", ["--max-model-len", "16k"]),
-        ("--swap-space: 4", ["--swap-space", "4"]),
+        ("--cpu-offload-gb: 4", ["--cpu-offload-gb", "4"]),
         ("enable-prefix-caching: true", ["--enable-prefix-caching"]),
         ("enable-prefix-caching: false", ["--no-enable-prefix-caching"]),
         ("disable-log-stats: false", []),
         ("gpu-memory-utilization: 0.5", ["--gpu-memory-utilization", "0.5"]),
         ("api-key: [a, b]", ["--api-key", "a", "b"]),
         ("allowed-origins: ['*']", ["--allowed-origins", '["*"]']),
-        ("rope-scaling: {factor: 2.0, type: linear}", ["--rope-scaling", '{"factor": 2.0, "type": "linear"}']),
+        ("hf-overrides: {factor: 2.0, type: linear}", ["--hf-overrides", '{"factor": 2.0, "type": "linear"}']),
         ("compilation-config.pass_config.fuse: false", ["--compilation-config.pass_config.fuse", "false"]),
         ("lora-modules: [{name: a, path: /a}]", ["--lora-modules", '{"name": "a", "path": "/a"}']),
         ("dtype: null", []),
@@ -121,7 +122,7 @@ def test_the_users_options_win_but_not_over_the_front() -> None:
     words = list(launch.argv)
     assert words[words.index("--dtype") + 1] == "half"
     assert "--max-model-len" not in words
-    assert words[words.index("--port") + 1] == "4000"
+    assert words[words.index("--uds") + 1] == "/run/engine.sock" and "--port" not in words
     assert launch.ignored == ("port",)
     assert launch.served_names == ("other",)
 
@@ -171,17 +172,49 @@ def test_a_cpu_gets_its_threads_and_no_hub() -> None:
 def test_transformers_starts_with_this_command() -> None:
     launch = transformers.launch(config(engine="transformers", device="cpu"), FACTS)
     assert launch.argv == command(
-        "python -m transformers.cli.transformers serve /weights/org/name --device cpu --dtype auto --host 127.0.0.1"
-        " --port 4000"
+        "python -m kaito.runtime.textgen --device cpu --dtype auto --model /weights/org/name --served-model-name name"
+        " --uds /run/engine.sock"
     )
 
 
 def test_transformers_takes_the_users_section() -> None:
-    facts = replace(FACTS, user_options=user_options("transformers: {continuous_batching: true}", "transformers"))
-    assert "--continuous-batching" in transformers.launch(config(engine="transformers"), facts).argv
+    text = "transformers: {max_num_seqs: 4, torch_dtype: bfloat16, served-model-name: other}"
+    facts = replace(FACTS, user_options=user_options(text, "transformers"))
+    launch = transformers.launch(config(engine="transformers"), facts)
+    words = list(launch.argv)
+    assert words[words.index("--max-num-seqs") + 1] == "4" and launch.served_names == ("other",)
+    assert words[words.index("--dtype") + 1] == "bfloat16"
 
 
-def test_transformers_refuses_adapters() -> None:
+@pytest.mark.parametrize(
+    ("text", "reason", "said"),
+    [
+        (
+            "vllm: {max-model-lem: 4}",
+            "UnknownEngineOption",
+            "vllm has no option max-model-lem; did you mean max-model-len?",
+        ),
+        ("vllm: {swap-space: 4}", "UnknownEngineOption", "vllm has no option swap-space"),
+        ("vllm: {max-num-seqs: many}", "InferenceConfigInvalid", "max-num-seqs of vllm must be a whole number"),
+        ("vllm: {enable-lora: 1}", "InferenceConfigInvalid", "enable-lora of vllm must be true or false"),
+        ("vllm: {dtype: int3}", "InferenceConfigInvalid", "dtype of vllm must be one of auto, bfloat16"),
+        ("vllm: {max-model-len: long}", "InferenceConfigInvalid", "such as 4096 or 16k, or auto"),
+        ("vllm: {kv-transfer-config: 3x}", "InferenceConfigInvalid", "must be a map or a list"),
+        ("vllm: {seed.a: 1}", "InferenceConfigInvalid", "seed of vllm has no fields"),
+        ("max-model-len: 4", "InferenceConfigInvalid", "Options of the engine stand below `vllm:`"),
+        ("vlm: {}", "InferenceConfigInvalid", "did you mean vllm?"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_config_map(text: str, reason: str, said: str) -> None:
+    with pytest.raises(Failed) as error:
+        user_options(text, "vllm", config_map="mine")
+    failure = error.value.failure
+    assert failure.reason == reason and said in failure.message
+    assert failure.message.startswith("Key inference_config.yaml of ConfigMap mine: ") and "mine" in failure.next_step
+
+
+def test_transformers_takes_adapters_in_the_words_of_vllm() -> None:
     given = config(engine="transformers", adapters=(Adapter(name="one", path="/one"),))
-    with pytest.raises(Failed, match="adapters"):
-        transformers.launch(given, FACTS)
+    launch = transformers.launch(given, FACTS)
+    assert launch.argv[launch.argv.index("--lora-modules") + 1] == '{"name": "one", "path": "/one"}'
+    assert launch.served_names == ("name", "one")

@@ -67,6 +67,17 @@ _CREATE_FAILED = re.compile(r"create (?:Pod \S+ in|Claim \S+ for Pod \S+ in) Sta
 RESTARTS_OF_A_LOOP = 2
 KILLED = (137, 143)
 """Exit codes of a container that was ended from outside: SIGKILL and SIGTERM."""
+OWN_WORDS = frozenset(
+    {
+        names.REASON_ADAPTER,
+        names.REASON_ARTIFACT_INVALID,
+        names.REASON_ARTIFACT_NOT_FOUND,
+        names.REASON_ARTIFACT_UNAUTHORIZED,
+        names.REASON_ARTIFACT_UNAVAILABLE,
+        names.REASON_DISK_FULL,
+    }
+)
+"""Reasons that our runtime gives only where it knows for sure; the words of the message add nothing to them."""
 FAILURES_OF_A_PROBE = 6
 """So often readiness may fail while a template's server starts; KAITO's period makes that a minute."""
 
@@ -98,7 +109,8 @@ def _last_words(pod: Manifest, events: Events) -> Diagnosis | None:
             return Diagnosis(failure.reason, failure.reason, said, step)
         class_ = failure.reason if _REASON.fullmatch(failure.reason) else names.REASON_ENGINE_FAILED
         cause = found("log", sentences(failure.message), **_names(pod, status))
-        precise = cause.reason if cause.reason != names.REASON_ENGINE_FAILED else class_
+        is_precise = class_ in OWN_WORDS or cause.reason == names.REASON_ENGINE_FAILED
+        precise = class_ if is_precise else cause.reason
         return Diagnosis(precise, class_, sentences(failure.message), sentences(failure.next_step))
     return None
 

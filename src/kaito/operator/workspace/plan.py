@@ -40,6 +40,7 @@ from kaito.operator.workspace.progress import progress_of
 from kaito.operator.workspace.revision import Revision, current_revision, missing_annotations
 from kaito.operator.workspace.services import headless_service, main_service
 from kaito.operator.workspace.status import Report, deleting_status, events, status
+from kaito.operator.workspace.timeline import Sighting
 from kaito.operator.workspace.wanted import Problem, Tuning, UserConfig, Wanted, user_config, wanted
 
 
@@ -63,6 +64,7 @@ def plan(observed: Observed, settings: Settings, provisioner: Provisioner, now: 
         return _farewell(observed, provisioner, now)
     revision = current_revision(workspace, observed.revisions)
     work = _work(observed, settings, provisioner, revision, now)
+    work = replace(work, report=replace(work.report, sighting=_sighting(observed, work.report)))
     fresh = status(workspace, work.report, now)
     superseded = _superseded(observed, work)
     supply = work.supply or Supply(Verdict(True, "", ""))
@@ -75,6 +77,16 @@ def plan(observed: Observed, settings: Settings, provisioner: Provisioner, now: 
         events=(*_migration(workspace, superseded), *supply.events, *events(workspace, fresh)),
         requeue_after_s=min(filter(None, (supply.requeue_after_s, work.look_again_s)), default=None),
         refused=_refusal(workspace, work, now),
+    )
+
+
+def _sighting(observed: Observed, report: Report) -> Sighting:
+    """What can be seen of the steps to being ready."""
+    return Sighting(
+        orders=observed.orders,
+        nodes_ready=report.nodes is not None and report.nodes.ok,
+        pods=sorted(_pods(observed), key=lambda pod: str(pod["metadata"]["name"])),
+        served=report.workload.ok,
     )
 
 
@@ -140,7 +152,7 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
         return Work(_stopped(observed, asked))
     if asked.tuning is not None and asked.model is not None:
         return _tuned(observed, asked, asked.tuning, settings, provisioner, revision, now)
-    config = user_config(observed)
+    config = user_config(observed, asked.engine)
     length = config.max_model_len if isinstance(config, UserConfig) else None
     placement = place(asked, observed.nodes, provisioner, length)
     worker_nodes = _hosts(observed) if provisioner.single_node else placement.nodes
@@ -160,6 +172,8 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
     )
     verdict, is_failure = _serving_verdict(observed, asked, placement)
     report = placed(verdict, is_failure=is_failure)
+    if revision.is_adopted and serving.is_of_kaito(observed.stateful_set):
+        return Work(report, supply=supply)  # It goes on as it is, until something else is asked for.
     return Work(report, apply=tuple(_manifests(rendering, settings)), supply=supply)
 
 

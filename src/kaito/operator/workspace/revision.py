@@ -12,14 +12,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from kaito.api.meta import InvalidObject
 from kaito.api.names import REVISION_ANNOTATION, REVISION_HASH_ANNOTATION, REVISION_NAME_LABEL
+from kaito.api.workspace import Workspace
 from kaito.kube.manifest import Manifest, annotations_of, key_of, owner_reference
 from kaito.kube.plan import Create, Delete
 from kaito.kube.resource import CONTROLLER_REVISIONS
 
 SPEC_PARTS = ("resource", "inference", "tuning")
-HASH_DIGITS = 10
+HASH_DIGITS, HASH_DIGITS_OF_KAITO = 10, 5
 KEPT = 10
 """How many revisions stay, the current one included."""
 
@@ -32,6 +35,8 @@ class Revision:
     number: int
     create: tuple[Create, ...]
     delete: tuple[Delete, ...]
+    is_adopted: bool = False
+    """KAITO recorded it, and the Workspace asks for the same since."""
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -52,9 +57,38 @@ def current_revision(workspace: Manifest, revisions: Sequence[Manifest]) -> Revi
     existing = next((revision for revision in revisions if revision["metadata"]["name"] == name), None)
     if existing is not None:
         return Revision(digest, int(existing.get("revision", 1)), (), _surplus(revisions, name))
+    latest = max(revisions, key=lambda revision: int(revision.get("revision", 0)), default=None)
+    if latest is not None and _is_of_kaito(latest) and _asks_for_the_same(workspace, latest):
+        number = int(latest.get("revision", 1))
+        return Revision(digest, number, (), _surplus(revisions, latest["metadata"]["name"]), is_adopted=True)
     number = 1 + max((int(revision.get("revision", 0)) for revision in revisions), default=0)
     manifest = _manifest(workspace, name, digest, number)
     return Revision(digest, number, (Create(manifest),), _surplus(revisions, name))
+
+
+def _is_of_kaito(revision: Manifest) -> bool:
+    """Whether KAITO recorded it: its names end in five digits of the hash."""
+    return len(revision["metadata"]["name"].rpartition("-")[2]) == HASH_DIGITS_OF_KAITO
+
+
+def _asks_for_the_same(workspace: Manifest, revision: Manifest) -> bool:
+    """Whether the recorded spec means what the Workspace's does, however either is written."""
+    data = revision.get("data") or {}
+    recorded = {key: value for key, value in workspace.items() if key not in (*SPEC_PARTS, "status")}
+    recorded |= {part: data[part] for part in SPEC_PARTS if data.get(part) is not None}
+    try:
+        before, now = (Workspace.parse(one).model_dump(exclude_defaults=True) for one in (recorded, workspace))
+    except InvalidObject:
+        return False
+    return all(_without_empty(before.get(part)) == _without_empty(now.get(part)) for part in SPEC_PARTS)
+
+
+def _without_empty(value: Any) -> Any:
+    """The value without what says nothing: Go writes fields out that nobody gave."""
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_empty(item) for key, item in value.items()}
+    return {key: item for key, item in kept.items() if item not in (None, "", {}, [], ())}
 
 
 def _manifest(workspace: Manifest, name: str, digest: str, number: int) -> Manifest:

@@ -24,11 +24,13 @@ from kaito.kube.resource import CONFIG_MAPS, STATEFUL_SETS
 from kaito.operator import pods
 from kaito.operator.pods import Mounted
 from kaito.operator.settings import Settings
+from kaito.operator.workspace import adapters
 from kaito.operator.workspace.nodes import Placement
 from kaito.operator.workspace.observe import headless_name, serve_config_name
-from kaito.operator.workspace.wanted import UserConfig, VolumeAdapter, Wanted
+from kaito.operator.workspace.wanted import UserConfig, Wanted
 
 COMMAND = ["kaito-runtime", "serve", "--config", f"{contracts.CONFIG_MOUNT}/{contracts.SERVE_CONFIG_KEY}"]
+_FETCH_CONFIG = f"{contracts.CONFIG_MOUNT}/{contracts.FETCH_CONFIG_KEY}"
 TOKEN_KEY = "HF_TOKEN"
 """The key of a modelAccessSecret, and the variable that Hugging Face's libraries read."""
 COPIED_LABELS = (names.INFERENCESET_CREATED_BY_LABEL, names.MULTIROLE_CREATED_BY_LABEL, names.INFERENCE_ROLE_LABEL)
@@ -80,11 +82,10 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         served_model_name=_served_name(rendering.manifest, model),
         gpu_memory_utilization=utilization,
         parallelism=placement.parallelism,
-        adapters=tuple(
-            contracts.Adapter(name=adapter.name, path=_adapter_path(adapter), strength=adapter.strength)
-            for adapter in wanted.adapters
-        ),
+        adapters=adapters.in_config(wanted.adapters),
+        fetch_config=_FETCH_CONFIG if adapters.fetch_config(wanted.adapters) else None,
         user_config=f"{contracts.USER_CONFIG_MOUNT}/{contracts.USER_CONFIG_KEY}" if rendering.user_config else None,
+        user_config_name=rendering.user_config.name if rendering.user_config else None,
         **options,
     )
 
@@ -122,18 +123,24 @@ def config_map(rendering: Rendering, config: ServeConfig) -> Manifest:
             "labels": {names.WORKSPACE_LABEL: meta["name"]},
             "ownerReferences": [owner_reference(rendering.manifest)],
         },
-        "data": {contracts.SERVE_CONFIG_KEY: _json(config)},
+        "data": {contracts.SERVE_CONFIG_KEY: _json(config), **_fetch_data(rendering.wanted)},
     }
 
 
-def _json(config: ServeConfig) -> str:
+def _fetch_data(wanted: Wanted) -> dict[str, str]:
+    fetch = adapters.fetch_config(wanted.adapters)
+    return {contracts.FETCH_CONFIG_KEY: _json(fetch)} if fetch else {}
+
+
+def _json(config: contracts.Contract) -> str:
     return json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
 
 
 def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeConfig, settings: Settings) -> Manifest:
     """The StatefulSet that serves a preset."""
     user_config = rendering.user_config
-    digest = hashlib.sha256((_json(config) + (user_config.text if user_config else "")).encode()).hexdigest()
+    fixed = _json(adapters.unrolled(config, rendering.wanted.adapters))
+    digest = hashlib.sha256((fixed + (user_config.text if user_config else "")).encode()).hexdigest()
     mounts = _mounts(rendering, settings)
     container: Manifest = {
         "name": rendering.manifest["metadata"]["name"],
@@ -155,13 +162,28 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "automountServiceAccountToken": False,
         "containers": [container],
         "tolerations": [*pods.tolerations(), *rendering.placement.tolerations],
-        "volumes": [mount.volume for mount in mounts],
+        "volumes": [mount.volume for mount in (*mounts, *adapters.secret_mounts(rendering.wanted.adapters))],
     }
+    fetching = adapters.init_containers(rendering.wanted.adapters, settings.runtime_image, mounts[0])
+    if fetching:
+        spec["initContainers"] = fetching
+    secrets = adapters.secrets_of(rendering.wanted.adapters)
+    if secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in secrets]
     affinity = pods.node_affinity(rendering.placement.requirements)
     if affinity:
         spec["affinity"] = affinity
     template = {"metadata": {"annotations": {names.CONFIG_HASH_ANNOTATION: digest}}, "spec": spec}
     return _stateful_set(rendering, template)
+
+
+def is_of_kaito(stateful_set: Manifest | None) -> bool:
+    """Whether there is a StatefulSet, and KAITO made it and we never rendered it."""
+    if stateful_set is None:
+        return False
+    template = {"metadata": stateful_set["spec"]["template"].get("metadata") or {}}
+    is_ours = names.CONFIG_HASH_ANNOTATION in annotations_of(template)
+    return not is_ours and names.WORKSPACE_LABEL not in labels_of(stateful_set)
 
 
 def template_stateful_set(rendering: Rendering, template: Manifest) -> Manifest:
@@ -229,10 +251,7 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
     ]
     if rendering.user_config:
         mounts.append(pods.config_map("config-volume", contracts.USER_CONFIG_MOUNT, rendering.user_config.name))
-    for adapter in rendering.wanted.adapters:
-        mounts.append(
-            pods.mounted(_adapter_volume(adapter), _adapter_path(adapter), dict(adapter.source), read_only=True)
-        )
+    mounts += adapters.mounts(rendering.wanted.adapters)
     return mounts
 
 
@@ -250,15 +269,3 @@ def local_weights(settings: Settings) -> list[Mounted]:
         pods.host_path(f"local-weights-{index}", f"{contracts.LOCAL_WEIGHTS_MOUNT}/{index}", folder)
         for index, folder in enumerate(settings.local_weights)
     ]
-
-
-def _adapter_path(adapter: VolumeAdapter) -> str:
-    return f"{contracts.ADAPTERS_MOUNT}/{adapter.name}"
-
-
-def _adapter_volume(adapter: VolumeAdapter) -> str:
-    """A volume's name is a DNS label, an adapter's may have dots and be longer."""
-    name = f"adapter-volume-{adapter.name}"
-    if len(name) <= 63 and "." not in name:
-        return name
-    return f"adapter-volume-{hashlib.sha256(adapter.name.encode()).hexdigest()[:16]}"

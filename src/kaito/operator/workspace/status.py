@@ -7,7 +7,7 @@ Knows the words (`kaito.api.names`) and which condition follows from which; the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -16,6 +16,7 @@ from kaito.kube.manifest import Manifest, condition_of, merged_conditions, rfc33
 from kaito.kube.plan import Event
 from kaito.operator.faults.fault import Diagnosis, sentences, short
 from kaito.operator.provisioners.wish import Verdict
+from kaito.operator.workspace.timeline import Sighting, timeline
 
 MAX_EVIDENCE_BYTES = 1024
 """Of status.failure.evidence, which has more room than a condition."""
@@ -40,6 +41,8 @@ class Report:
     """What `status.tuning` says."""
     worker_nodes: tuple[str, ...] = ()
     target: int | None = None
+    sighting: Sighting = field(default_factory=Sighting)
+    """What the steps of the timeline are told from."""
 
 
 def status(workspace: Manifest, report: Report, now: datetime) -> Manifest:
@@ -57,6 +60,9 @@ def status(workspace: Manifest, report: Report, now: datetime) -> Manifest:
         fresh["tuning"] = report.tuning
     if old.get("performance"):
         fresh["performance"] = old["performance"]
+    steps = timeline(workspace, report.sighting, now)
+    if steps:
+        fresh["timeline"] = steps
     cause = _cause(report)
     if cause is not None:
         fresh["failure"] = _failure(old.get("failure") or {}, cause, now)

@@ -17,16 +17,16 @@ import yaml
 from kaito.api import names
 from kaito.api.contracts import TRAINING_CONFIG_KEY, USER_CONFIG_KEY, Engine, TuningMethod
 from kaito.api.training import DEFAULTS, BadTraining, check_method, parse_options
-from kaito.api.workspace import AdapterSpec, DataDestination, DataSource, InferenceSpec, TuningSpec, Workspace
+from kaito.api.workspace import DataDestination, DataSource, InferenceSpec, TuningSpec, Workspace
+from kaito.catalog.engine_options import file_problem, size_of
 from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import Manifest
+from kaito.operator.workspace.adapters import LoraAdapter, lora_adapters
 from kaito.operator.workspace.observe import Observed, UnknownPreset
 
 MAX_NAME = 52
 """A StatefulSet's name and an 11-character hash make a label value, which Kubernetes limits to 63."""
-MAX_ADAPTER_NAME = 253
 METHODS: tuple[TuningMethod, ...] = ("lora", "qlora", "full")
-_ADAPTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _TAINT = re.compile(
     r"(?P<key>([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)"
     r"(=(?P<value>([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
@@ -40,16 +40,6 @@ class Problem:
 
     reason: str
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeAdapter:
-    """A LoRA adapter that lies on a volume."""
-
-    name: str
-    strength: float
-    source: Manifest
-    """The volume without its name, as in a pod's `volumes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +64,7 @@ class Wanted:
     engine: Engine
     model: ModelFacts | None = None
     template: Manifest | None = None
-    adapters: tuple[VolumeAdapter, ...] = ()
+    adapters: tuple[LoraAdapter, ...] = ()
     tolerations: tuple[Manifest, ...] = ()
     """Taints that the pods accept because the user says so."""
     token_secret: str = ""
@@ -141,9 +131,9 @@ def _inference(
             f"{model.id} cannot be served by {workspace.runtime()}: "
             f"set the annotation {names.RUNTIME_ANNOTATION} to {' or '.join(model.runtimes)}, or leave it out."
         )
-    adapters = _adapters(inference.adapters)
-    if isinstance(adapters, Problem):
-        return adapters
+    adapters = lora_adapters(inference.adapters)
+    if isinstance(adapters, str):
+        return _invalid(adapters)
     options = inference.preset.preset_options if inference.preset else None
     return Wanted(
         workspace,
@@ -259,41 +249,7 @@ def _engine(workspace: Workspace, model: ModelFacts, default: Engine) -> Engine 
     return default if default in model.runtimes else model.runtimes[0]
 
 
-def _adapters(specs: tuple[AdapterSpec, ...]) -> tuple[VolumeAdapter, ...] | Problem:
-    adapters: list[VolumeAdapter] = []
-    for index, spec in enumerate(specs):
-        path = f"inference.adapters[{index}]"
-        source = spec.source
-        if source is None or not source.name:
-            return _invalid(f"{path}.source needs a name: requests ask for the adapter by it.")
-        if not _ADAPTER_NAME.fullmatch(source.name) or len(source.name) > MAX_ADAPTER_NAME:
-            return _invalid(f"{path}.source.name cannot name a folder: use a-z, 0-9, - and ., at most 253 characters.")
-        if source.name in {adapter.name for adapter in adapters}:
-            return _invalid(f"{path}.source.name {source.name} occurs twice: give each adapter a name of its own.")
-        if source.volume_source is None:
-            kind = "image" if source.image else "urls"
-            return _not_here(
-                f"Adapter {source.name} comes from {kind}, which this operator cannot fetch yet. "
-                f"Put its files on a volume and use {path}.source.volumeSource."
-            )
-        strength = _strength(spec.strength)
-        if strength is None:
-            return _invalid(f"{path}.strength is {spec.strength}: give a decimal from 0 to 1 in quotes.")
-        adapters.append(VolumeAdapter(source.name, strength, source.volume_source))
-    return tuple(adapters)
-
-
-def _strength(text: str | None) -> float | None:
-    if not text:
-        return 1.0
-    try:
-        strength = float(text)
-    except ValueError:
-        return None
-    return strength if 0.0 <= strength <= 1.0 else None
-
-
-def user_config(observed: Observed) -> UserConfig | Problem | None:
+def user_config(observed: Observed, engine: Engine) -> UserConfig | Problem | None:
     """The user's ConfigMap, None when the Workspace names none, or why it cannot be used."""
     workspace = observed.workspace
     name = workspace.inference.config if workspace and workspace.inference else ""
@@ -313,10 +269,10 @@ def user_config(observed: Observed) -> UserConfig | Problem | None:
         return _config(f"Key {USER_CONFIG_KEY} of ConfigMap {name} is not YAML: {_where(error)}. Correct it.")
     if content is not None and not isinstance(content, dict):
         return _config(f"Key {USER_CONFIG_KEY} of ConfigMap {name} is not a map: begin it with vllm: and its settings.")
-    settings = (content or {}).get("vllm")
-    if settings is not None and not isinstance(settings, dict):
-        return _config(f"vllm in key {USER_CONFIG_KEY} of ConfigMap {name} is not a map: give it name: value lines.")
-    return UserConfig(name, text, _max_model_len(settings or {}))
+    problem = file_problem(content or {}, engine)
+    if problem is not None:
+        return _config(f"Key {USER_CONFIG_KEY} of ConfigMap {name}: {problem} Correct it.")
+    return UserConfig(name, text, _max_model_len((content or {}).get(engine) or {}))
 
 
 def _where(error: yaml.YAMLError) -> str:
@@ -327,7 +283,7 @@ def _where(error: yaml.YAMLError) -> str:
 
 def _max_model_len(settings: dict[Any, Any]) -> int | None:
     length = settings.get("max-model-len", settings.get("max_model_len"))
-    return length if isinstance(length, int) and not isinstance(length, bool) and length > 0 else None
+    return size_of(length)
 
 
 def _invalid(message: str) -> Problem:

@@ -18,40 +18,47 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import aiohttp
-from aiohttp import web
+import uvloop
+from aiohttp import ClientSession
 
 from kaito.api.contracts import ServeConfig
 from kaito.api.names import REASON_ENGINE_FAILED
 from kaito.runtime.failure import Failed, failure_line, write_termination_message
 from kaito.runtime.serve import adapters, transformers, vllm
-from kaito.runtime.serve.backend import Backend, is_healthy
+from kaito.runtime.serve.backend import ON_THE_SOCKET, Backend, is_healthy, session_on
 from kaito.runtime.serve.diagnose import diagnose, phase_of
+from kaito.runtime.serve.following import Following, bring, wishes
 from kaito.runtime.serve.front import Front
+from kaito.runtime.serve.keys import Keys
 from kaito.runtime.serve.launch import Facts, Launch
 from kaito.runtime.serve.prepare import (
     check_engine,
     gather,
     has_chat_template,
     load_config,
-    read_json,
     read_user_options,
     resolved,
 )
+from kaito.runtime.serve.relay import EnginePool
 from kaito.runtime.serve.state import READY, STOPPING, ServingState
 from kaito.runtime.serve.supervise import EngineProcess
+from kaito.runtime.serve.tensors import shapes_in
+from kaito.runtime.serve.wire import Listener
 from kaito.runtime.settings import Settings
 from kaito.runtime.weights import resolve
 
 DRAIN_S = 5.0
 POLL_S = 0.2
+KEYS_POLL_S = 1.0
+ENDED = "The engine ended"
 SECRET_OPTIONS = ("--api-key",)
 
 
 def serve(config_path: str, settings: Settings) -> int:
     """Serve until told to stop (0) or until something fails (1); a failure is left as the termination message."""
     try:
-        asyncio.run(run(load_config(settings.path(config_path)), settings))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(config_path, settings))
     except Failed as error:
         say(failure_line(error.failure))
         write_termination_message(error.failure, settings.path(settings.termination_log))
@@ -65,36 +72,57 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-async def run(config: ServeConfig, settings: Settings) -> None:
+async def run(config_path: str, settings: Settings) -> None:
     """Listen, start the engine, and stay until a signal or its end; raises Failed."""
+    config = load_config(settings.path(config_path))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    front = Front(ServingState(config.engine, time.monotonic))
-    runner = web.AppRunner(front.application(), handler_cancellation=True, access_log=None, shutdown_timeout=DRAIN_S)
-    await listen(runner, settings.host, config.port)
+    keys = await api_keys(config, settings)
+    front = Front(ServingState(config.engine, time.monotonic), keys=keys)
+    listener = Listener(front)
+    await listen(listener, settings.host, config.port)
     say(f"kaito-runtime: listening on {settings.host}:{config.port} for {config.served_model_name} ({config.engine})")
+    watching = asyncio.create_task(watch_keys(keys)) if keys is not None else None
     try:
-        async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
-            connector=aiohttp.TCPConnector(limit=0),
-            auto_decompress=False,
-            read_bufsize=1 << 20,
-        ) as session:
-            with tempfile.TemporaryDirectory(prefix="kaito-runtime-") as scratch:
-                serving = Serving(config, settings, front, runner=runner, session=session, stop=stop)
-                await serving.run(Path(scratch))
+        with tempfile.TemporaryDirectory(prefix="kaito-runtime-") as scratch:
+            serving = Serving(config, settings, front, config_path=config_path, listener=listener, stop=stop)
+            await serving.run(Path(scratch))
     finally:
-        await runner.cleanup()
+        if watching is not None:
+            watching.cancel()
+        await listener.close(within_s=DRAIN_S)
 
 
-async def listen(runner: web.AppRunner, host: str, port: int) -> None:
+async def api_keys(config: ServeConfig, settings: Settings) -> Keys | None:
+    """The clients that may ask; None where everybody may."""
+    if config.api_keys_dir is None:
+        return None
+    keys = Keys(settings.path(config.api_keys_dir), asyncio.get_running_loop().time())
+    tell_keys(keys)
+    return keys
+
+
+def tell_keys(keys: Keys) -> None:
+    """Say how many keys there are, and what is wrong with the others."""
+    say(f"kaito-runtime: API keys of {len(keys)} clients are valid")
+    for problem in keys.problems:
+        say(f"kaito-runtime: an API key is left out: {problem}")
+
+
+async def watch_keys(keys: Keys) -> None:
+    """Follow the Secret."""
+    while True:
+        await asyncio.sleep(KEYS_POLL_S)
+        if keys.reload(asyncio.get_running_loop().time()):
+            tell_keys(keys)
+
+
+async def listen(listener: Listener, host: str, port: int) -> None:
     """Open the port; raises Failed when it cannot be had."""
-    await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, backlog=2048).start()
+        await listener.open(host, port)
     except OSError as error:
-        await runner.cleanup()
         what = f"The address {host}:{port} cannot be listened on: {error.strerror or error}."
         raise Failed(REASON_ENGINE_FAILED, what, "Stop what uses the port, or set KAITO_HOST.") from None
 
@@ -107,8 +135,8 @@ class Serving:
     settings: Settings
     front: Front
     _: KW_ONLY
-    runner: web.AppRunner
-    session: aiohttp.ClientSession
+    config_path: str
+    listener: Listener
     stop: asyncio.Event
 
     async def run(self, scratch: Path) -> None:
@@ -122,13 +150,39 @@ class Serving:
         self.front.state.enter("Loading the engine")
         engine = await EngineProcess.start(launch, self.settings.environment, on_line=self.note_phase)
         backend = backend_of(self.config, launch, facts)
-        self.front.attach(backend, self.session)
-        ready = asyncio.create_task(announce_ready(self.front.state, self.session, backend))
-        try:
-            await self.until_the_end(engine)
-        finally:
-            ready.cancel()
-            await engine.stop()
+        async with session_on(launch.socket) as session:
+            pool = EnginePool(launch.socket)
+            self.front.attach(backend, session, pool)
+            ready = asyncio.create_task(announce_ready(self.front.state, session, backend))
+            following = asyncio.create_task(self.follow_adapters(facts, session, ready, scratch=scratch))
+            try:
+                await self.until_the_end(engine)
+            finally:
+                ready.cancel()
+                following.cancel()
+                await engine.stop()
+                pool.close()
+
+    async def follow_adapters(
+        self, facts: Facts, session: ClientSession, ready: asyncio.Task[None], *, scratch: Path
+    ) -> None:
+        """Once the engine answers, load and unload adapters as the config file changes."""
+        if not self.config.adapters:
+            return
+        await ready
+        following = Following(
+            self.settings.path(self.config_path),
+            self.settings,
+            session,
+            ON_THE_SOCKET,
+            model=await asyncio.to_thread(shapes_in, Path(facts.model)) if facts.local else {},
+            rank=vllm.room_for(facts.lora_rank) if self.config.engine == "vllm" else adapters.HIGHEST_RANK,
+            scratch=scratch,
+            say=say,
+            restart=self.stop.set,
+            loaded=wishes(self.config, self.settings),
+        )
+        await following.run()
 
     def note_phase(self, line: str) -> None:
         """Follow the engine's start through its output."""
@@ -145,8 +199,9 @@ class Serving:
         try:
             await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
             if ended.done() and not self.stop.is_set():
+                self.front.state.phase = ENDED
                 raise_failure(self.config, engine, ended.result())
-            await shut_down(self.front.state, self.runner)
+            await shut_down(self.front.state, self.listener)
         finally:
             ended.cancel()
             stopped.cancel()
@@ -166,30 +221,23 @@ async def prepared(
     options = read_user_options(config, settings)
     state.enter("Looking for the weights")
     weights = await resolve(config.model, settings)
-    config = adapters.applied(resolved(config, settings), scratch)
-    facts = gather(config, weights, settings, options)
+    if config.adapters:
+        state.enter("Looking at the adapters")
+        await asyncio.to_thread(bring, config, settings)
+        shapes = await asyncio.to_thread(shapes_in, Path(weights.model)) if weights.local else {}
+        config = adapters.applied(resolved(config, settings), scratch, shapes)
+    facts = gather(config, weights, settings, options, socket=str(scratch / "engine.sock"))
     build = vllm.launch if config.engine == "vllm" else transformers.launch
     return build(config, facts), facts
 
 
 def backend_of(config: ServeConfig, launch: Launch, facts: Facts) -> Backend:
     """How the front speaks to the engine."""
-    folder = Path(facts.model)
-    defaults = read_json(folder / "generation_config.json") if facts.local else {}
-    length = facts.model_config.get("max_position_embeddings")
-    return Backend(
-        engine=config.engine,
-        url=f"http://127.0.0.1:{launch.port}",
-        names=launch.served_names,
-        model=facts.model if config.engine == "vllm" else transformers.pinned_model(facts),
-        created=int(time.time()),
-        max_model_len=config.max_model_len or (length if isinstance(length, int) else None),
-        generation_defaults={key: value for key, value in defaults.items() if key != "transformers_version"},
-        chat=has_chat_template(folder) or bool(config.chat_template),
-    )
+    chat = has_chat_template(Path(facts.model)) or bool(config.chat_template)
+    return Backend(engine=config.engine, names=launch.served_names, chat=chat)
 
 
-async def announce_ready(state: ServingState, session: aiohttp.ClientSession, backend: Backend) -> None:
+async def announce_ready(state: ServingState, session: ClientSession, backend: Backend) -> None:
     """Wait until the engine answers, and say so."""
     while not await is_healthy(session, backend):  # noqa: ASYNC110 - another process cannot set an event
         await asyncio.sleep(POLL_S)
@@ -197,11 +245,10 @@ async def announce_ready(state: ServingState, session: aiohttp.ClientSession, ba
     say(f"kaito-runtime: ready after {state.seconds():.1f} s")
 
 
-async def shut_down(state: ServingState, runner: web.AppRunner) -> None:
+async def shut_down(state: ServingState, listener: Listener) -> None:
     """Accept nothing new, and give what is under way a moment."""
     state.phase = STOPPING if not state.ready else state.phase
-    for site in list(runner.sites):
-        await site.stop()
+    listener.stop_accepting()
     with contextlib.suppress(asyncio.TimeoutError):
         async with asyncio.timeout(DRAIN_S):
             while state.in_flight:  # noqa: ASYNC110 - only at the end, and for seconds at most

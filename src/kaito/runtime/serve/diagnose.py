@@ -31,7 +31,7 @@ PHASES: dict[Engine, tuple[tuple[str, str], ...]] = {
     ),
     "transformers": (
         ("Loading weights", "Loading the weights"),
-        ("Started server process", "Opening the API"),
+        ("Opening the API", "Opening the API"),
     ),
 }
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import yaml
 
-from kaito.api.names import REASON_CONFIG_INVALID
+from kaito.api.contracts import Engine
+from kaito.api.names import REASON_CONFIG_INVALID, REASON_UNKNOWN_FLAG
+from kaito.catalog.engine_options import file_problem
 from kaito.runtime.failure import Failed
 
 GIB = 1024**3
@@ -22,7 +24,10 @@ GIB = 1024**3
 Options = dict[str, Any]
 """Engine options by their long name with dashes; None means "not given"."""
 
-OWNED_BY_FRONT = frozenset({"host", "port", "uds", "root-path", "ssl-keyfile", "ssl-certfile"})
+OWNED_BY_FRONT = frozenset(
+    {"host", "port", "uds", "root-path", "ssl-keyfile", "ssl-certfile", "grpc", "headless"}
+    | {"data-parallel-multi-port-external-lb", "grpc-port"}
+)
 """Options of a user's file that would move the engine away from its front; they are dropped."""
 
 
@@ -34,8 +39,8 @@ class Facts:
     """The folder of the weights, or a model id."""
     local: bool
     python: str
-    port: int
-    """The engine's own port on loopback."""
+    socket: str
+    """The Unix socket that the engine is to listen on."""
     cpus: int = 1
     memory_bytes: int = 4 * GIB
     """What is free for this process."""
@@ -59,7 +64,7 @@ class Launch:
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-    port: int
+    socket: str
     served_names: tuple[str, ...]
     ignored: tuple[str, ...] = ()
     """Options of the user that were dropped, for the log."""
@@ -80,25 +85,26 @@ def option_name(key: str) -> str:
     return head.replace("_", "-") + dot + rest
 
 
-def user_options(text: str, section: str) -> Options:
-    """The engine's section of an inference_config.yaml; raises Failed (InferenceConfigInvalid) naming the place."""
-    fix = "Correct the ConfigMap that inference.config names."
+def user_options(text: str, section: Engine, *, config_map: str | None = None) -> Options:
+    """The engine's section of an inference_config.yaml; raises Failed naming the place: InferenceConfigInvalid, or
+    UnknownEngineOption for what the engine does not have."""
+    place = f"Key inference_config.yaml of ConfigMap {config_map}" if config_map else "inference_config.yaml"
+    fix = f"Correct the ConfigMap {config_map}." if config_map else "Correct the ConfigMap that inference.config names."
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
-        place = f" at line {where.line + 1}" if where is not None else ""
-        raise Failed(REASON_CONFIG_INVALID, f"inference_config.yaml is not valid YAML{place}.", fix) from None
+        line = f" at line {where.line + 1}" if where is not None else ""
+        raise Failed(REASON_CONFIG_INVALID, f"{place} is not valid YAML{line}.", fix) from None
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise Failed(REASON_CONFIG_INVALID, "inference_config.yaml must be a map with the key `vllm`.", fix)
-    options = document.get(section)
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
-        raise Failed(REASON_CONFIG_INVALID, f"{section} in inference_config.yaml must be a map of options.", fix)
-    return {option_name(str(key)): value for key, value in options.items()}
+        raise Failed(REASON_CONFIG_INVALID, f"{place} must be a map with the key `vllm`.", fix)
+    problem = file_problem(document, section)
+    if problem is not None:
+        reason = REASON_UNKNOWN_FLAG if "has no option" in problem else REASON_CONFIG_INVALID
+        raise Failed(reason, f"{place}: {problem}", fix)
+    return {option_name(str(key)): value for key, value in (document.get(section) or {}).items()}
 
 
 def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -34,7 +33,7 @@ INSTALL: dict[Engine, str] = {
 }
 NEEDED: dict[Engine, tuple[str, ...]] = {
     "vllm": ("vllm", "torch"),
-    "transformers": ("transformers", "torch", "fastapi", "uvicorn", "openai"),
+    "transformers": ("transformers", "torch", "xgrammar"),
 }
 
 
@@ -89,15 +88,7 @@ def read_user_options(config: ServeConfig, settings: Settings) -> Options:
         what = f"The file {config.user_config} cannot be read: {error.strerror}."
         step = "The ConfigMap that inference.config names needs the key inference_config.yaml."
         raise Failed(REASON_CONFIG_INVALID, what, step) from None
-    return user_options(text, config.engine)
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return user_options(text, config.engine, config_map=config.user_config_name)
 
 
 def available_cpus() -> int:
@@ -138,7 +129,7 @@ def writable_cache(environment: Mapping[str, str]) -> str | None:
     return None if os.access(place, os.W_OK | os.X_OK) else str(Path(tempfile.gettempdir()) / f"kaito-{os.getuid()}")
 
 
-def gather(config: ServeConfig, weights: Weights, settings: Settings, options: Options) -> Facts:
+def gather(config: ServeConfig, weights: Weights, settings: Settings, options: Options, *, socket: str) -> Facts:
     """The facts that the command line depends on."""
     folder = Path(weights.model)
     template = TEMPLATES / f"{config.chat_template}.jinja" if config.chat_template else None
@@ -146,7 +137,7 @@ def gather(config: ServeConfig, weights: Weights, settings: Settings, options: O
         model=weights.model,
         local=weights.local,
         python=sys.executable,
-        port=free_port(),
+        socket=socket,
         cpus=available_cpus(),
         memory_bytes=available_memory(),
         model_config=read_json(folder / "config.json") if weights.local else {},

@@ -9,12 +9,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from kaito.api.contracts import Engine
 
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 READY = "Ready"
 STOPPING = "Stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """How far a download is."""
+
+    done_bytes: int
+    total_bytes: int | None
+    """None when the hub did not say."""
+    bytes_per_s: float
+
+    def remaining_s(self) -> float:
+        """Seconds that are left at this speed; -1 when that is not known."""
+        if self.total_bytes is None or (self.bytes_per_s <= 0 and self.done_bytes < self.total_bytes):
+            return -1.0
+        return max(0.0, self.total_bytes - self.done_bytes) / max(1.0, self.bytes_per_s)
+
+    def report(self) -> dict[str, Any]:
+        """The same for `/health`."""
+        return {
+            "done_bytes": self.done_bytes,
+            "total_bytes": self.total_bytes,
+            "bytes_per_second": round(self.bytes_per_s),
+            "remaining_seconds": round(self.remaining_s()),
+        }
 
 
 class ServingState:
@@ -27,6 +54,10 @@ class ServingState:
         self._ready_after: float | None = None
         self.phase = "Starting"
         self.in_flight = 0
+        self.download: Download | None = None
+        """How far the download of the weights is, while there is one."""
+        self.facts: dict[str, Any] = {}
+        """What else `/healthz` tells, by its key."""
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._seconds: Counter[str] = Counter()
         self._buckets: Counter[tuple[str, float]] = Counter()
@@ -49,6 +80,16 @@ class ServingState:
     def seconds(self) -> float:
         """Seconds since the start."""
         return self._now() - self._started
+
+    def report(self) -> dict[str, Any]:
+        """How far the server is, for `/health` and `/healthz`."""
+        status = "ready" if self.ready else "stopping" if self.phase == STOPPING else "starting"
+        report: dict[str, Any] = {"status": status, "phase": self.phase, "seconds": round(self.seconds(), 1)}
+        if self.ready and self._ready_after is not None:
+            report["seconds"] = round(self._ready_after, 1)
+        if self.download is not None and not self.ready:
+            report["download"] = self.download.report()
+        return {**report, **self.facts}
 
     def count(self, method: str, path: str, status: int, seconds: float) -> None:
         """Note one answered request."""
@@ -75,7 +116,21 @@ class ServingState:
             "# TYPE kaito_requests_in_flight gauge",
             f"kaito_requests_in_flight {self.in_flight}",
         ]
-        return "\n".join([*lines, *self._request_lines()]) + "\n"
+        return "\n".join([*lines, *self._download_lines(), *self._request_lines()]) + "\n"
+
+    def _download_lines(self) -> list[str]:
+        download = Download(0, 0, 0.0) if self.ready or self.download is None else self.download
+        return [
+            "# HELP kaito_model_download_speed_bytes_per_second How fast the weights come; 0 when none do.",
+            "# TYPE kaito_model_download_speed_bytes_per_second gauge",
+            f"kaito_model_download_speed_bytes_per_second {download.bytes_per_s:.0f}",
+            "# HELP kaito_model_download_remaining_seconds Seconds until the weights are here; -1 when not known.",
+            "# TYPE kaito_model_download_remaining_seconds gauge",
+            f"kaito_model_download_remaining_seconds {download.remaining_s():.0f}",
+            "# HELP kaito_model_download_bytes Bytes of the weights that have come.",
+            "# TYPE kaito_model_download_bytes gauge",
+            f"kaito_model_download_bytes {download.done_bytes}",
+        ]
 
     def _request_lines(self) -> list[str]:
         lines = ["# HELP kaito_requests_total Answered requests.", "# TYPE kaito_requests_total counter"]

@@ -58,7 +58,7 @@ class EngineProcess:
                 limit=LINE_LIMIT,
                 env={**inherited, **launch.environment},
                 pass_fds=(write_end,),
-                process_group=0,
+                start_new_session=True,
             )
         finally:
             os.close(write_end)

@@ -1,53 +1,50 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""ServeConfig → the command line of `transformers serve`. Pure; golden-tested.
+"""ServeConfig → the command line of our server for transformers models (`kaito.runtime.textgen`). Pure; golden-tested.
 
-The server is pinned to one model and loads it before it listens. Continuous batching is off unless asked for: as of
-transformers 5.19 its first request fixes the sampling of all later ones; one by one, every request has its own.
+`transformers serve` is not used: as of 5.19 it ignores most of OpenAI's fields, and its continuous batching takes the
+sampling of the first request for all.
 """
 
 from __future__ import annotations
 
 from kaito.api.contracts import ServeConfig
-from kaito.api.names import REASON_NOT_SUPPORTED_HERE
-from kaito.runtime.failure import Failed
 from kaito.runtime.serve.launch import Facts, Launch, Options, cpu_threads, merged, option_name
 from kaito.runtime.serve.vllm import words
 
-MODULE = "transformers.cli.transformers"
+MODULE = "kaito.runtime.textgen"
+RENAMED = {"torch-dtype": "dtype"}
+"""Options of KAITO's transformers runtime under the names that they have here."""
 
 
 def launch(config: ServeConfig, facts: Facts) -> Launch:
-    """The server's command line and environment; raises Failed (NotSupportedHere) for adapters."""
-    if config.adapters:
-        raise Failed(
-            REASON_NOT_SUPPORTED_HERE,
-            "The transformers engine cannot serve adapters yet.",
-            "Remove the annotation kaito.sh/runtime (the vllm engine serves adapters), or remove the adapters.",
-        )
+    """The server's command line and environment."""
     extra = {option_name(key): value for key, value in config.extra_args.items()}
-    options, ignored = merged({**base_options(config), **extra}, facts.user_options)
-    own = {"host": "127.0.0.1", "port": facts.port}
+    options, ignored = merged({**base_options(config, facts), **extra}, facts.user_options)
+    options = {RENAMED.get(key, key): value for key, value in options.items()}
+    name = str(options.get("served-model-name") or config.served_model_name)
     return Launch(
-        argv=(facts.python, "-m", MODULE, "serve", pinned_model(facts), *words({**own, **options})),
+        argv=(facts.python, "-m", MODULE, *words({**options, "uds": facts.socket})),
         environment=environment(config, facts),
-        port=facts.port,
-        served_names=(config.served_model_name,),
+        socket=facts.socket,
+        served_names=(name, *(adapter.name for adapter in config.adapters)),
         ignored=ignored,
     )
 
 
-def pinned_model(facts: Facts) -> str:
-    """The model as the server wants it named; a request must carry the very same name."""
-    return f"{facts.model}@{facts.revision}" if facts.revision and not facts.local else facts.model
-
-
-def base_options(config: ServeConfig) -> Options:
+def base_options(config: ServeConfig, facts: Facts) -> Options:
     """What the config asks for, by the server's names."""
     return {
+        "model": facts.model,
+        "revision": facts.revision,
+        "served-model-name": config.served_model_name,
         "device": "cpu" if config.device == "cpu" else "auto",
         "dtype": config.dtype,
+        "max-model-len": config.max_model_len,
+        "chat-template": facts.chat_template,
+        "tool-call-parser": config.tool_call_parser,
         "trust-remote-code": config.trust_remote_code or None,
+        "lora-modules": [{"name": adapter.name, "path": adapter.path} for adapter in config.adapters] or None,
     }
 
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from kaito.api.contracts import ServeConfig
+from kaito.api.contracts import MAX_ADAPTERS, ServeConfig
 from kaito.runtime.serve.launch import GIB, Facts, Launch, Options, cpu_threads, merged, option_name, plain
 
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -35,6 +35,9 @@ SWITCHES = frozenset(
 JSON_LISTS = frozenset({"allowed-origins", "allowed-methods", "allowed-headers"})
 """Options that take a list as one JSON word rather than as several words."""
 
+KEEP_ALIVE_S = 24 * 3600
+"""The engine does not close the front's connections: one that closes while a request is sent would fail it."""
+
 CPU_SEQUENCES = 8
 """On a CPU the KV cache is sized for this many sequences of full length."""
 
@@ -47,11 +50,10 @@ def launch(config: ServeConfig, facts: Facts) -> Launch:
     names = options.get("served-model-name") or config.served_model_name
     served = tuple(str(name) for name in (names if isinstance(names, list) else [names]))
     options["served-model-name"] = list(served)
-    own = {"host": "127.0.0.1", "port": facts.port}
     return Launch(
-        argv=(facts.python, "-m", MODULE, *words({**own, **options})),
+        argv=(facts.python, "-m", MODULE, *words({**options, "uds": facts.socket})),
         environment=environment(config, facts),
-        port=facts.port,
+        socket=facts.socket,
         served_names=(*served, *(adapter.name for adapter in config.adapters)),
         ignored=ignored,
     )
@@ -94,12 +96,22 @@ def parallel_options(config: ServeConfig) -> Options:
 
 
 def adapter_options(config: ServeConfig, facts: Facts) -> Options:
-    """LoRA modules, each addressed by its name in a request's `model`."""
+    """LoRA modules, each addressed by its name in a request's `model`, and room for those that may come later."""
     if not config.adapters:
         return {}
     modules = [{"name": adapter.name, "path": adapter.path} for adapter in config.adapters]
-    rank = next((step for step in (8, 16, 32, 64, 128, 256, 320, 512) if step >= facts.lora_rank), 512)
-    return {"enable-lora": True, "max-lora-rank": rank, "max-loras": len(modules), "lora-modules": modules}
+    return {
+        "enable-lora": True,
+        "max-lora-rank": room_for(facts.lora_rank),
+        "max-loras": len(modules),
+        "max-cpu-loras": MAX_ADAPTERS,
+        "lora-modules": modules,
+    }
+
+
+def room_for(rank: int) -> int:
+    """The highest rank that the engine is to have room for: vLLM's own default, or its next step."""
+    return next((step for step in (16, 32, 64, 128, 256, 320, 512) if step >= rank), 512)
 
 
 def cpu_options(config: ServeConfig) -> Options:
@@ -116,6 +128,9 @@ def cpu_options(config: ServeConfig) -> Options:
 def environment(config: ServeConfig, facts: Facts) -> dict[str, str]:
     """Variables for the server: no usage reports, no hub when the weights are here, a CPU's threads and memory."""
     values = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+    values["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = str(KEEP_ALIVE_S)
+    if config.adapters:
+        values["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     if facts.local:
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if facts.cache_dir:

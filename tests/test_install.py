@@ -1,0 +1,193 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed on a cluster is valid, the same from `kaito install` and from Helm, and allows what the code does.
+
+Helm here is Helm itself, as a library.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, get_args
+
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from kaito.api.meta import WORKSPACES
+from kaito.cli import install as cli_install
+from kaito.cli.main import application
+from kaito.kube.resource import EVENTS, NODES, SECRETS
+from kaito.operator.flags import read
+from kaito.operator.install import chart
+from kaito.operator.install.access import WRITES, cluster_rules, namespace_rules
+from kaito.operator.install.objects import PROVISIONERS, Installation, Source, arguments, installed, operator_objects
+from kaito.operator.settings import CloudName
+from tests.golden.test_rendering import planned
+from tests.golden.workspaces import CASES, Case
+
+CHART = Path(__file__).parents[1] / "charts" / "kaito"
+CHOICES = [Installation(), Installation(namespace="other", provisioner="nodeclaim", cloud="aws", replicas=3)]
+VALUES: list[dict[str, Any]] = [{}, {"nodeProvisioner": "azure-gpu-provisioner", "cloudProviderName": "aws",
+                                     "replicaCount": 3}]  # fmt: skip
+
+Object = dict[str, Any]
+
+
+def rendered(values: dict[str, Any], namespace: str = "kaito-system") -> list[Object]:
+    """The objects that Helm makes of the chart."""
+    with helm.Chart.load(str(CHART)) as loaded:
+        files = loaded.render(values, name="kaito", namespace=namespace)
+    return [
+        found
+        for name, text in files.items()
+        if name.endswith(".yaml")
+        for found in yaml.safe_load_all(text)
+        if found is not None
+    ]
+
+
+def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
+    return {(found["kind"], found["metadata"]["name"]): found for found in objects}
+
+
+@pytest.mark.parametrize(("choice", "values"), list(zip(CHOICES, VALUES, strict=True)), ids=["default", "ordering"])
+def test_helm_renders_what_kaito_install_prints(choice: Installation, values: dict[str, Any]) -> None:
+    assert by_name(rendered(values, choice.namespace)) == by_name(operator_objects(choice))
+
+
+@pytest.mark.parametrize("source", PROVISIONERS)
+def test_every_object_is_valid_against_the_published_schemas(source: Source) -> None:
+    for manifest in installed(Installation(provisioner=source)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kubernetes_validate.validate(manifest, "1.36", strict=True)
+
+
+def test_helm_finds_nothing_wrong_with_the_chart() -> None:
+    report = helm.lint(str(CHART), strict=True)
+    assert [message for message in report.get("messages") or [] if "icon" not in str(message)] == []
+
+
+def test_the_chart_takes_the_values_of_kaito() -> None:
+    values = {
+        "featureGates": {"vLLM": False, "enableMIG": True},
+        "defaultNodeImageFamily": "azurelinux",
+        "commonLabels": {"team": "ai"},
+        "podAnnotations": {"a": "b"},
+        "podTemplateLabels": {"c": "d"},
+        "imagePullSecrets": [{"name": "pull"}],
+        "tolerations": [{"operator": "Exists"}],
+        "logging": {"level": "debug"},
+        "image": {"repository": "example.com/op", "tag": "2"},
+        "affinity": {"nodeAffinity": {}},
+        "clusterName": "kept-from-kaito",
+        "presetRegistryName": "mcr.microsoft.com/aks/kaito",
+        "podDisruptionBudget": {"enabled": False},
+        "networkPolicy": {"enabled": False},
+        "extraArgs": ["--workers=2"],
+    }
+    objects = by_name(rendered(values))
+    deployment = objects["Deployment", "kaito-operator"]
+    template = deployment["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    settings = read(container["args"], {})
+    assert settings.default_runtime == "transformers"
+    assert settings.node_image_family == "azurelinux"
+    assert (settings.log_level, settings.workers) == ("debug", 2)
+    assert container["image"] == "example.com/op:2"
+    assert deployment["metadata"]["labels"]["team"] == "ai"
+    assert template["metadata"]["annotations"] == {"a": "b"}
+    assert template["metadata"]["labels"]["c"] == "d"
+    assert template["spec"]["affinity"] == {"nodeAffinity": {}}
+    assert not {"PodDisruptionBudget", "NetworkPolicy"} & {kind for kind, _ in objects}
+
+
+def test_the_chart_keeps_its_crds_where_helm_never_removes_them() -> None:
+    assert not any("CustomResourceDefinition" in file.read_text() for file in (CHART / "templates").glob("*.yaml"))
+    with helm.Chart.load(str(CHART)) as loaded:
+        assert len(loaded.crds) == 1
+
+
+@pytest.mark.parametrize("part", ["rbac", "webhook"])
+def test_the_generated_templates_are_what_make_generate_writes(part: str) -> None:
+    assert (CHART / "templates" / f"{part}.yaml").read_text() == getattr(chart, part)()
+
+
+def test_the_operator_takes_the_arguments_of_its_deployment() -> None:
+    settings = read(arguments(Installation()), {"POD_NAMESPACE": "elsewhere"})
+    assert settings.elects, "two replicas"
+    assert settings.namespace == "elsewhere"
+    objects = by_name(operator_objects(Installation()))
+    [container] = objects["Deployment", "kaito-operator"]["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"webhook": settings.webhook_port, "metrics": settings.metrics_port, "health": settings.health_port}
+    assert ("Service", settings.webhook_service) in objects
+
+
+def allowed(source: Source) -> set[tuple[str, str, str]]:
+    """Group, plural and verb of all that the ClusterRole allows of whole kinds."""
+    return {
+        (group, plural, verb)
+        for rule in cluster_rules(PROVISIONERS[source])
+        if "resourceNames" not in rule
+        for group in rule["apiGroups"]
+        for plural in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_plan_may_be_carried_out(case: Case) -> None:
+    plan = planned(case)
+    source: Source = {"local": "byo"}.get(case.provisioner.name, case.provisioner.name)  # type: ignore[assignment]
+    may = {(plural, verb) for _, plural, verb in allowed(source)}
+    for manifest in plan.apply:
+        plural = f"{manifest['kind'].lower()}s"
+        assert {(plural, "patch"), (plural, "create")} <= may
+    for create in plan.create:
+        assert (f"{create.manifest['kind'].lower()}s", "create") in may
+    for patch in plan.patches:
+        assert (patch.resource.plural, "patch") in may
+    for deletion in plan.delete:
+        assert (deletion.resource.plural, "delete") in may
+
+
+def test_no_secret_of_the_cluster_is_read_and_nothing_is_allowed_for_nothing() -> None:
+    for source in PROVISIONERS:
+        kinds = {(group, plural) for group, plural, _ in allowed(source)}
+        assert (SECRETS.group, SECRETS.plural) not in kinds
+        assert not any("*" in kind for kind in kinds)
+    assert ("", NODES.plural, "patch") not in allowed("byo"), "only who orders nodes labels them"
+    assert not [rule for rule in cluster_rules(PROVISIONERS["byo"]) if "karpenter.sh" in rule["apiGroups"]]
+    for rule in namespace_rules():
+        assert rule["resources"] != ["secrets"] or rule["resourceNames"] == ["kaito-webhook-ca"]
+    assert {WORKSPACES, EVENTS} <= set(WRITES)
+
+
+def printed(*arguments: str) -> list[Object]:
+    done = subprocess.run(
+        [sys.executable, "-m", "kaito.cli", "install", *arguments], capture_output=True, check=True, text=True
+    )
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def test_kaito_install_prints_it() -> None:
+    wanted = installed(Installation(namespace="other", provisioner="karpenter"))
+    assert printed("--namespace", "other", "--provisioner", "karpenter") == wanted
+    assert [found["kind"] for found in printed("--crds-only")] == ["CustomResourceDefinition"]
+
+
+def test_the_command_line_knows_what_can_be_chosen() -> None:
+    assert tuple(PROVISIONERS) == cli_install.PROVISIONERS
+    assert get_args(CloudName) == cli_install.CLOUDS
+
+
+def test_kaito_install_says_what_can_be_chosen() -> None:
+    refused = CliRunner().invoke(application(), ["install", "--provisioner", "azur"])
+    assert "--provisioner azur is not known" in str(refused.exception)
