@@ -57,6 +57,13 @@ def test_a_json_patch_must_be_a_list() -> None:
     assert raised.value.status == 400
 
 
+def test_copies_of_copies_are_refused_before_they_fill_the_memory() -> None:
+    growing = [{"op": "copy", "from": "/a", "path": f"/a/{number}"} for number in range(60)]
+    with pytest.raises(PatchError) as raised:
+        json_patch(DOCUMENT, growing)
+    assert raised.value.status == 422
+
+
 def test_too_many_operations_are_refused() -> None:
     with pytest.raises(PatchError) as raised:
         json_patch(DOCUMENT, [{"op": "test", "path": "/a/b", "value": 1}] * 10_001)
@@ -146,3 +153,18 @@ def test_an_item_without_its_key_is_a_bad_request() -> None:
     with pytest.raises(PatchError, match="does not contain declared merge key: name") as raised:
         strategic({"spec": {"containers": [{"image": "2"}]}})
     assert raised.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("patch", "report"),
+    [
+        ({"spec": {"$retainKeys": None}}, "invalid patch format of retainKeys"),
+        ({"spec": {"$setElementOrder/containers": 1}}, "invalid patch format of setElementOrder list"),
+        ({"metadata": {"$deleteFromPrimitiveList/finalizers": "a"}}, "invalid patch format of primitive list"),
+        ({"metadata": {"finalizers": [{"a": 1}]}}, "invalid patch format of primitive list"),
+    ],
+)
+def test_a_directive_of_the_wrong_form_is_a_bad_request(patch: dict[str, Any], report: str) -> None:
+    with pytest.raises(PatchError, match=report) as refused:
+        strategic(patch)
+    assert refused.value.status == 400

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.engine.api import CONFIG_MAPS, Api, api, config_map
+from tests.unit.engine.api import CONFIG_MAPS, PATCHES, Api, api, config_map
 
 PODS = "/api/v1/namespaces/default/pods"
 SERVICES = "/api/v1/namespaces/default/services"
@@ -174,3 +174,23 @@ async def test_an_autoscaler_is_the_same_in_both_versions() -> None:
     await server.patch(path.format("v2") + "/h", {"spec": {"maxReplicas": 5}})
     again = await server.do("GET", path.format("v1") + "/h")
     assert again["spec"] == {**spec, "minReplicas": 1, "maxReplicas": 5}
+
+
+async def test_an_object_may_not_outgrow_what_a_cluster_stores() -> None:
+    server = await api()
+    large = deployment()
+    large["spec"]["template"]["spec"]["containers"][0]["args"] = ["x" * 1000] * 1600
+    refusal = await server.refused("POST", DEPLOYMENTS, large)
+    assert (refusal.code, refusal.reason) == (413, "RequestEntityTooLarge")
+
+
+async def test_a_patch_cannot_nest_deeper_and_deeper() -> None:
+    server = await api()
+    await server.do("POST", CONFIG_MAPS, config_map("a"))
+    path = "/data" + "/a" * 100
+    deep: Any = {}
+    for _ in range(240):
+        deep = {"a": deep}
+    steps = [{"op": "add", "path": "/data", "value": deep}, {"op": "add", "path": path, "value": deep}]
+    refusal = await server.refused("PATCH", f"{CONFIG_MAPS}/a", steps, content_type=PATCHES["json"])
+    assert refusal.code == 400

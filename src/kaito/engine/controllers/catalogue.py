@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from kaito.engine.controllers import (
+    cronjob,
     daemonset,
     deployment,
     disruption,
@@ -56,6 +57,7 @@ def controllers(settings: Settings) -> tuple[AnyController, ...]:
         statefulset.controller(),
         daemonset.controller(),
         job.controller(),
+        cronjob.controller(),
         endpointslice.controller(),
         scheduler.controller(),
         nodelifecycle.controller(settings.started),

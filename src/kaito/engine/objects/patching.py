@@ -20,7 +20,7 @@ from kaito.engine.schema.builtin import OBJECT_META
 from kaito.engine.schema.field import invalid as invalid_field
 from kaito.engine.schema.gotypes import in_struct_order
 from kaito.engine.schema.shape import compact
-from kaito.engine.wire.codec import Decoded, decode_json, decode_yaml, media_type
+from kaito.engine.wire.codec import Decoded, decode_json, decode_yaml, is_too_deep, media_type
 from kaito.engine.wire.context import WriteContext
 from kaito.engine.wire.requests import Request, is_true
 from kaito.engine.wire.status import StatusError, bad_request, conflict, invalid, unsupported_media_type
@@ -69,18 +69,25 @@ def parse_patch(request: Request, type_: PatchType) -> PatchRequest:
     return PatchRequest(type_, decoded.value, tuple(decoded.duplicates), is_true(request.param("force")))
 
 
+_TOO_DEEP = "the patched object exceeds the maximum depth"
+
+
 def patched(live: Manifest, patch: PatchRequest, strategy: Strategy, ctx: WriteContext) -> Manifest:
     """The object after a JSON, merge or strategic patch, decoded and defaulted. Raises StatusError."""
     try:
         match patch.type:
             case "json":
                 result = patches.json_patch(live, patch.body)
+                if is_too_deep(result):
+                    raise bad_request(_TOO_DEEP)
             case "merge":
                 result = patches.merge_patch(live, patch.body)
             case _:
                 result = patches.strategic_merge_patch(live, patch.body, strategy.shape)
     except patches.PatchError as error:
         raise StatusError(error.status, error.reason, str(error), details=error.details) from None
+    except RecursionError:
+        raise bad_request(_TOO_DEEP) from None
     if not isinstance(result, dict):
         raise bad_request("the patched object is not an object")
     _check_kind(patch, result, strategy.kind)

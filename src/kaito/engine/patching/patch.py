@@ -10,14 +10,19 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any, Final
 
+import msgspec
+
 from kaito.engine.schema.shape import UNTYPED, Shape, compact
 from kaito.kube.manifest import Manifest
 
 MAX_OPERATIONS: Final = 10_000
+MAX_COPIED_BYTES: Final = 3 * 1024 * 1024
+"""How much the copies of one JSON patch may amount to, as in kube-apiserver."""
 _REFUSED: Final = "the server rejected our request due to an error in our request"
 _ABSENT: Final = object()
 _ORDER: Final = "$setElementOrder/"
 _DROP: Final = "$deleteFromPrimitiveList/"
+_BAD_PRIMITIVES: Final = "invalid patch format of primitive list"
 _DIRECTIVES: Final = ("$patch", "$retainKeys")
 
 
@@ -50,14 +55,27 @@ def json_patch(document: Manifest, operations: Any) -> Any:
         limit = f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(operations)}"
         raise PatchError(413, "RequestEntityTooLarge", limit)
     result: Any = deepcopy(document)
+    copied = 0
     for operation in operations:
         if not isinstance(operation, dict):
             kind = _go_kind(operation)
             raise _undecodable(
                 f"error decoding patch: json: cannot unmarshal {kind} into Go value of type handlers.jsonPatchOp"
             )
+        if operation.get("op") == "copy":
+            copied += len(msgspec.json.encode(_source(result, operation)))
+            if copied > MAX_COPIED_BYTES:
+                raise _refused()  # a few copies of copies would fill any memory
         result = _operate(result, operation)
     return result
+
+
+def _source(document: Any, operation: Manifest) -> Any:
+    """What a copy copies. Raises PatchError."""
+    found = _look(document, _pointer(operation.get("from")))
+    if found is _ABSENT:
+        raise _refused()
+    return found
 
 
 def _operate(document: Any, operation: Manifest) -> Any:
@@ -72,10 +90,7 @@ def _operate(document: Any, operation: Manifest) -> Any:
         case "move":
             return _add(document, path, _take(document, _pointer(operation.get("from"))))
         case "copy":
-            value = _look(document, _pointer(operation.get("from")))
-            if value is _ABSENT:
-                raise _refused()
-            return _add(document, path, deepcopy(value))
+            return _add(document, path, deepcopy(_source(document, operation)))
         case "test":
             found = _look(document, path)
             wanted = operation.get("value")
@@ -202,7 +217,8 @@ def _merge_maps(original: Manifest, patch: Manifest, shape: Shape) -> Manifest:
             raise _undecodable(f'Unknown patch type found: "{unknown}"')
     result = dict(original)
     if "$retainKeys" in patch:
-        result = {key: value for key, value in result.items() if key in patch["$retainKeys"]}
+        kept = _listed(patch["$retainKeys"], "invalid patch format of retainKeys")
+        result = {key: value for key, value in result.items() if key in kept}
     for name, value in patch.items():
         if name in _DIRECTIVES or name.startswith((_ORDER, _DROP)):
             continue
@@ -227,6 +243,8 @@ def _merge_field(original: Any, value: Any, shape: Shape) -> Any:
 
 def _merge_lists(original: list[Any], patch: list[Any], shape: Shape) -> list[Any]:
     if not shape.merge_key:
+        if any(isinstance(item, dict | list) for item in patch):
+            raise _undecodable(_BAD_PRIMITIVES)
         merged = original + [item for item in dict.fromkeys(patch) if item not in original]
         return _ordered(merged, original, patch, "")
     if any(isinstance(item, dict) and item.get("$patch") == "replace" for item in patch):
@@ -257,14 +275,23 @@ def _follow_list_directives(result: Manifest, original: Manifest, patch: Manifes
     for directive, value in patch.items():
         if directive.startswith(_DROP):
             name = directive.removeprefix(_DROP)
-            if name in result:
-                result[name] = [item for item in result[name] if item not in value]
+            dropped = _listed(value, _BAD_PRIMITIVES)
+            if isinstance(result.get(name), list):
+                result[name] = [item for item in result[name] if item not in dropped]
     for directive, value in patch.items():
         if directive.startswith(_ORDER):
             name = directive.removeprefix(_ORDER)
+            order = _listed(value, "invalid patch format of setElementOrder list")
             if isinstance(result.get(name), list):
                 key = (shape.child(name) or UNTYPED).merge_key
-                result[name] = _ordered(result[name], original.get(name) or [], value, key)
+                result[name] = _ordered(result[name], original.get(name) or [], order, key)
+
+
+def _listed(value: Any, problem: str) -> list[Any]:
+    """What a directive names, which has to be a list. Raises PatchError."""
+    if not isinstance(value, list):
+        raise _undecodable(problem)
+    return value
 
 
 def _ordered(items: list[Any], server: list[Any], order: list[Any], key: str) -> list[Any]:

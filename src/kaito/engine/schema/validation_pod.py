@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Final
@@ -366,10 +365,3 @@ def _masked(spec: Manifest, before: Manifest) -> Manifest:
 
 def _changes(before: Manifest, after: Manifest) -> Manifest:
     return {name: after.get(name) for name in {**before, **after} if before.get(name) != after.get(name)}
-
-
-def parse_cron(text: str) -> bool:
-    """Whether a cron schedule has the five fields (or an @name) that Kubernetes takes."""
-    if text.startswith("@"):
-        return bool(re.fullmatch(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly|every \S+)", text))
-    return bool(re.fullmatch(r"(TZ=\S+ |CRON_TZ=\S+ )?([\w*/,?-]+\s+){4}[\w*/,?-]+", text.strip()))

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from kaito.engine.schema import syntax
+from kaito.engine.schema import cron, syntax
 from kaito.engine.schema.field import FieldError, forbidden, invalid, quoted, required, unsupported
 from kaito.engine.schema.select import SelectorError, from_label_selector
-from kaito.engine.schema.validation_pod import parse_cron, validate_pod_spec
+from kaito.engine.schema.validation_pod import validate_pod_spec
 from kaito.kube.manifest import Manifest
 
 _STATEFUL_SET_UPDATABLE: Final = (
@@ -136,21 +136,51 @@ def _is_elastic(spec: Manifest, before: Manifest, name: str) -> bool:
     return name == "completions" and indexed and spec.get("completions") == spec.get("parallelism")
 
 
+_LONGEST_CRON_NAME: Final = 52
+"""A Job of it gets eleven characters more, and its pods are labelled with the Job's name."""
+
+
 def validate_cron_job(obj: Manifest) -> list[FieldError]:
     """What is wrong with a CronJob."""
     spec = obj.get("spec") or {}
     errors = []
-    schedule = spec.get("schedule") or ""
-    if not schedule:
-        errors.append(required("spec.schedule"))
-    elif not parse_cron(schedule):
-        found = len(schedule.split())
-        errors.append(invalid("spec.schedule", schedule, f"expected exactly 5 fields, found {found}: [{schedule}]"))
+    errors += _schedule(spec)
     if spec.get("concurrencyPolicy") not in ("Allow", "Forbid", "Replace"):
         policies = ("Allow", "Forbid", "Replace")
         errors.append(unsupported("spec.concurrencyPolicy", spec.get("concurrencyPolicy") or "", policies))
+    if len((obj.get("metadata") or {}).get("name") or "") > _LONGEST_CRON_NAME:
+        detail = "must be no more than 52 characters"
+        errors.append(invalid("metadata.name", obj["metadata"]["name"], detail))
     errors += _counts(spec, "successfulJobsHistoryLimit", "failedJobsHistoryLimit")
     return errors + _job_spec((spec.get("jobTemplate") or {}).get("spec") or {}, "spec.jobTemplate.spec")
+
+
+def _schedule(spec: Manifest) -> list[FieldError]:
+    schedule, zone = spec.get("schedule") or "", spec.get("timeZone")
+    errors = []
+    if not schedule:
+        errors.append(required("spec.schedule"))
+    elif "TZ=" in schedule:
+        detail = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"
+        errors.append(invalid("spec.schedule", schedule, detail))
+    else:
+        errors += _cron_errors("spec.schedule", schedule, schedule)
+    if zone == "":
+        errors.append(invalid("spec.timeZone", zone, "timeZone must be nil or non-empty string"))
+    elif zone and zone.lower() == "local":
+        detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"
+        errors.append(invalid("spec.timeZone", zone, detail))
+    elif zone:
+        errors += _cron_errors("spec.timeZone", zone, "@daily", zone)
+    return errors
+
+
+def _cron_errors(path: str, value: str, schedule: str, zone: str | None = None) -> list[FieldError]:
+    try:
+        cron.parse(schedule, zone)
+    except ValueError as error:
+        return [invalid(path, value, str(error))]
+    return []
 
 
 def _counts(spec: Manifest, *names: str, path: str = "spec") -> list[FieldError]:

@@ -31,6 +31,13 @@ JSON_TYPES = ("application/json", "")
 YAML_TYPES = ("application/yaml", "application/apply-patch+yaml", "text/yaml", "text/x-yaml")
 ACCEPTED = "application/json, application/yaml, application/vnd.kubernetes.protobuf"
 
+MAX_OBJECT_BYTES = 1536 * 1024
+"""As much as etcd takes by default, so that what is stored here can be stored on a cluster."""
+MAX_DEPTH = 250
+"""How deep lists and maps may lie in each other; Kubernetes takes 10,000, no manifest comes near either."""
+MAX_YAML_NODES = 2_000_000
+"""More than a body of the largest size can write out without aliases."""
+
 
 @dataclass(slots=True)
 class Decoded:
@@ -41,9 +48,12 @@ class Decoded:
 
 
 def encode(obj: Manifest, kind: Kind) -> bytes:
-    """The stored form of an object of the kind."""
+    """The stored form of an object of the kind. Raises StatusError 413 when it is larger than a cluster's may be."""
     head = {"kind": kind.kind, "apiVersion": obj["apiVersion"], "metadata": obj["metadata"]}
-    return _ENCODER.encode({**head, **{key: value for key, value in obj.items() if key not in head}})
+    value = _ENCODER.encode({**head, **{key: value for key, value in obj.items() if key not in head}})
+    if len(value) > MAX_OBJECT_BYTES:
+        raise StatusError(413, "RequestEntityTooLarge", "etcdserver: request is too large")
+    return value
 
 
 def decode(value: bytes) -> Manifest:
@@ -83,6 +93,28 @@ def decode_body(body: bytes, content_type: str) -> Decoded:
 
 def decode_json(body: bytes) -> Decoded:
     """JSON, with the keys that appear twice in one object. Raises ValueError in Go's words."""
+    decoded = _decode_json(body)
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and is_too_deep(decoded.value):
+        raise ValueError("exceeded max depth")
+    return decoded
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether lists and maps lie deeper in each other than anything here can follow."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _decode_json(body: bytes) -> Decoded:
     with contextlib.suppress(ValueError, RecursionError):
         value = _ANY.decode(body)
         # What comes out again byte by byte had no key twice. Most clients write JSON just so, and for them this takes a
@@ -107,7 +139,16 @@ def decode_json(body: bytes) -> Decoded:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(_go_words(error)) from None
     paths = _duplicate_paths(body, value) if duplicates else []
-    return Decoded(value, paths)
+    return Decoded(_whole(value) if b"\\ud" in body or b"\\uD" in body else value, paths)
+
+
+def _whole(value: Any) -> Any:
+    """The value with U+FFFD for halves of characters, as Go reads them; no text with one can be written anywhere."""
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return {_whole(key): _whole(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _no_constant(name: str) -> Any:
@@ -183,12 +224,14 @@ def decode_yaml(body: bytes) -> Decoded:
             decoded = decode_json(body)
             if not decoded.duplicates:
                 return decoded
-    loader = _Loader(body)
     duplicates: list[str] = []
+    loader = _Loader(body)
     try:
+        _check_depth(body)
         node = loader.get_single_node()
         if node is None:
             raise ValueError("unexpected end of JSON input")
+        _check_aliases(node)
         _yaml_duplicates(node, duplicates)
         value = loader.construct_document(node)
     except yaml.YAMLError as error:
@@ -206,6 +249,48 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     marks = [mark.line + late for mark in (error.context_mark, error.problem_mark) if mark is not None and mark.line]
     where = f"line {marks[0]}: " if marks else ""
     return f"{where}{error.problem or error.context}"
+
+
+def _check_depth(body: bytes) -> None:
+    """Refuse what lies too deep before the C library follows it: its stack is not watched. Raises YAMLError."""
+    if sum(map(body.count, (b"[", b"{", b"-", b"?", b":"))) <= MAX_DEPTH:
+        return
+    loader = _Loader(body)
+    depth = 0
+    try:
+        while loader.check_event():
+            event = loader.get_event()
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > MAX_DEPTH:
+                raise yaml.YAMLError(f"exceeded max depth of {MAX_DEPTH}")
+    finally:
+        loader.dispose()
+
+
+def _check_aliases(root: Any) -> None:
+    """Refuse a document that holds itself, or becomes far larger than it is written. Raises YAMLError."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: Any) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        known = sizes.get(id(node))
+        if known is not None:
+            return known
+        if id(node) in open_nodes:
+            raise yaml.YAMLError("anchor value contains itself")
+        open_nodes.add(id(node))
+        below = (child for pair in node.value for child in (pair if isinstance(pair, tuple) else (pair,)))
+        sizes[id(node)] = found = 1 + sum(map(size, below))
+        open_nodes.discard(id(node))
+        return found
+
+    if size(root) > MAX_YAML_NODES:
+        raise yaml.YAMLError("document contains excessive aliasing")
 
 
 def _yaml_duplicates(node: Any, found: list[str]) -> None:
