@@ -39,8 +39,6 @@ PUSH_SECRET_MOUNT = "/root/.docker"
 PULL_SECRETS_MOUNT = "/root/.docker/config.d"
 USELESS_TO_RETRY = 64
 """Exit code of a container that would fail in the same way again: what it was given has to be corrected first."""
-PROGRESS_MARK = "kaito-progress: "
-"""Begins a line of the tuner's log that holds a `TuneProgress` as JSON."""
 
 Engine = Literal["vllm", "transformers"]
 
@@ -217,7 +215,7 @@ TunePhase = Literal["Starting", "Fetching", "Checking", "Preparing", "Training",
 
 
 class TuneProgress(Contract):
-    """Where a tuning stands: a line of the log after `PROGRESS_MARK`, and the last words of one that succeeded."""
+    """Where a tuning stands: a line of the log after `names.PROGRESS_MARK`, and the last words of a success."""
 
     phase: TunePhase
     step: int | None = None

@@ -62,6 +62,9 @@ NODE_ORDERS_ANNOTATION: Final = "kaito.sh/node-orders"
 CONFIG_HASH_ANNOTATION: Final = "kaito.sh/config-hash"
 """Ours: on the pod template, so that a changed ServeConfig rolls the pods."""
 
+PROGRESS_MARK: Final = "kaito-progress: "
+"""Begins a line of a tuner's log that holds a `contracts.TuneProgress` as JSON."""
+
 # Finalizers
 WORKSPACE_FINALIZER: Final = "workspace.finalizer.kaito.sh"
 

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from kaito.api.contracts import DEFAULT_OUTPUT_DIR, OUTPUT_ROOT, PROGRESS_MARK, TuneProgress
+from kaito.api.contracts import DEFAULT_OUTPUT_DIR, OUTPUT_ROOT, TuneProgress
+from kaito.api.names import PROGRESS_MARK
 
 TOP = "training_config"
 SECTIONS = ("ModelConfig", "QuantizationConfig", "LoraConfig", "TrainingArguments", "DatasetConfig", "DataCollator")

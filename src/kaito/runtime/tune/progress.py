@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from kaito.api.contracts import PROGRESS_MARK, TuneProgress
+from kaito.api.contracts import TuneProgress
+from kaito.api.names import PROGRESS_MARK
 
 LEAST_PAUSE_S = 1.0
 """Between two lines of the same phase."""
