@@ -1,16 +1,21 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""No work is lost: a training that is killed at twenty points ends where one ends that is not."""
+"""No work is lost: a training that is killed again and again ends where one ends that is not.
+
+How often is KAITO_TUNING_KILLS; twenty times take a minute or two more.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+KILLS = os.environ.get("KAITO_TUNING_KILLS", "5")
 SCRIPT = Path(__file__).with_name("tuning_resume.py")
 CONFIG = """
 training_config:
@@ -26,15 +31,15 @@ training_config:
 """
 
 
-def test_twenty_sudden_ends_change_nothing(cache: Path, tmp_path: Path) -> None:
+def test_sudden_ends_change_nothing(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     rows = [{"text": f"Stone {n} is {'blue' if n % 3 else 'red'}, and so on."} for n in range(40)]
     (tmp_path / "data" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "training.yaml").write_text(CONFIG)
     model = cache / "kaito" / "models" / "kaito" / "demo-phi-3"
-    argv = [sys.executable, str(SCRIPT), str(tmp_path), str(model), "20"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    argv = [sys.executable, str(SCRIPT), str(tmp_path), str(model), KILLS]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
-    assert told["killed"] == 20
+    assert told["killed"] == int(KILLS)
     assert told["broken"] == pytest.approx(told["whole"], abs=1e-6)
