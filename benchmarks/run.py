@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.e2e.machine import REPOSITORY, Machine
 from tests.engine_process import EngineProcess
 
-from benchmarks import creates, idle
+from benchmarks import creates, idle, provisioner
 from kaito.api.kinds import WORKSPACES
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
@@ -133,6 +133,7 @@ def measure() -> list[Row]:
             machine.down()
         rows += creates_per_second(folder / "creates")
         rows += idle_costs(folder / "idle")
+        rows += provisioning(folder / "provisioner")
     return rows
 
 
@@ -154,6 +155,17 @@ def idle_costs(folder: Path, *, workspaces: int = 200, seconds: float = 60) -> l
         Row(f"operator {with_them}: CPU of one core", "%", [found.operator_cpu_percent], 1),
         Row(f"operator {with_them}: writes in {seconds:g} s", "writes", [float(found.writes)], 0),
         Row(f"engine {with_them}: CPU of one core", "%", [found.engine_cpu_percent]),
+    ]
+
+
+def provisioning(folder: Path, *, claims: int = 500) -> list[Row]:
+    """Many claims for nodes at once, on simulated machines."""
+    found = asyncio.run(provisioner.measure(folder, claims=claims))
+    return [
+        Row(f"{claims} NodeClaims sent to all Ready, beyond the boot time", "s", [found.seconds_to_ready], 20),
+        Row(f"{claims} NodeClaims deleted to all gone", "s", [found.seconds_to_gone]),
+        Row(f"provisioner with {claims} Ready NodeClaims: memory", "MiB", [found.rss_mib], 60),
+        Row("calls to the cloud for a claim, from order to end", "calls", [found.calls_per_claim], 4),
     ]
 
 

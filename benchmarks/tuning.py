@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning: the check of a gibibyte of data, and tokens a second with packing beside a plain run of the library.
 
-Both trainings are of the same rows with the same settings but for packing, in processes of their own, one after the other;
-their last losses on the rows that are held back stand in the row, so that speed is not bought with learning.
+Both trainings are of the same rows with the same settings but for packing, in processes of their own, one after the
+other; the ratio of their losses on the rows that are held back says that speed is not bought with learning.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-READY_WITHIN_S = 20.0
+READY_WITHIN_S = 60.0
 FIRST_PORT = 12000
 """Below the ports that Linux gives to whoever asks for any (32768 on) and below Kubernetes' node ports (30000 on)."""
 PORTS_PER_WORKER = 1000

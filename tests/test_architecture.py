@@ -26,6 +26,7 @@ PURE_GLOBS = (
     "catalog/sizing.py",
     "catalog/flags.py",
     "operator/**/*.py",
+    "provisioner/*.py",
     "engine/controllers/*.py",
     "engine/patching/*.py",
     "engine/schema/*.py",
@@ -35,6 +36,7 @@ PURE_GLOBS = (
 IMPURE_BY_NATURE = {
     *(f"operator/{name}.py" for name in ("__main__", "settings", "app", "facts")),
     *(f"operator/{name}.py" for name in ("authority", "hooks", "logs", "metrics", "monitoring", "tuninglogs")),
+    *(f"provisioner/{name}.py" for name in ("__main__", "settings", "app", "cloud", "metrics")),
 }
 HEAVY = {"torch", "transformers", "vllm", "faiss", "accelerate", "peft"}
 LONGEST_FILE = 500
@@ -77,7 +79,8 @@ def test_a_deciding_module_imports_nothing_that_acts(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["kaito.operator.app", "kaito.engine.app", "kaito.cli.main", "kaito.runtime.__main__"]
+    "package",
+    ["kaito.operator.app", "kaito.engine.app", "kaito.provisioner.app", "kaito.cli.main", "kaito.runtime.__main__"],
 )
 def test_a_deployable_starts_without_the_machine_learning_libraries(package: str) -> None:
     code = f"import sys, {package}; print(*sorted({HEAVY!r} & set(sys.modules)))"

@@ -116,7 +116,7 @@ def shell(name: str, script: str, **more: Any) -> Object:
     return pod(name, "sh", "-c", script, **more)
 
 
-def eventually(check: Callable[[], bool], what: str, *, within: float = 15) -> None:
+def eventually(check: Callable[[], bool], what: str, *, within: float = 60) -> None:
     """Wait until the check holds."""
     deadline = time.monotonic() + within
     while not check():
@@ -148,4 +148,4 @@ def cluster(folder: Path, *arguments: str) -> Iterator[NodeCluster]:
         yield found
     finally:
         found.end()
-    eventually(lambda: not processes_with(str(folder / "data")), "every process has ended", within=5)
+    eventually(lambda: not processes_with(str(folder / "data")), "every process has ended", within=20)

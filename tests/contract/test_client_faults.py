@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -133,7 +134,7 @@ class Setting:
         await asyncio.to_thread(self.engine.kill)
         await asyncio.to_thread(self.engine.start)
 
-    async def caught_up(self, within_s: float = 6.0) -> None:
+    async def caught_up(self, within_s: float = 60.0) -> None:
         """Return when the cache holds what the server holds."""
         items, _ = await self.direct.list_objects(CONFIG_MAPS)
         wanted = {key_of(item): item["metadata"]["resourceVersion"] for item in items}
@@ -194,18 +195,19 @@ async def test_no_change_is_lost_when_the_engine_is_killed_amid_them(tmp_path: P
 async def test_a_frozen_engine_is_noticed_and_followed_when_it_goes_on(tmp_path: Path) -> None:
     async with setting(tmp_path) as here:
         here.engine.signal(signal.SIGSTOP)
-        watches = here.cached.watches
+        watches, began = here.cached.watches, time.monotonic()
         await asyncio.sleep(1.6)
         here.engine.signal(signal.SIGCONT)
         await here.change("1")
         await here.caught_up()
-        assert 1 <= here.cached.watches - watches <= 5
+        assert 1 <= here.cached.watches - watches <= 3 + 2 * (time.monotonic() - began)
 
 
 @pytest.mark.parametrize("is_compacted", [False, True])
 async def test_a_half_open_connection_is_given_up_and_no_change_is_lost(tmp_path: Path, is_compacted: bool) -> None:
     async with Wire() as wire, setting(tmp_path, wire=wire) as here:
         lists, watches = here.cached.lists, here.cached.watches
+        began = time.monotonic()
         wire.hold()
         await here.change("1")
         if is_compacted:
@@ -214,7 +216,7 @@ async def test_a_half_open_connection_is_given_up_and_no_change_is_lost(tmp_path
         wire.release()
         await here.caught_up()
         assert here.cached.lists - lists == (1 if is_compacted else 0)
-        assert here.cached.watches - watches <= 6
+        assert here.cached.watches - watches <= 6 + 2 * (time.monotonic() - began)  # It does not spin.
 
 
 def observe(reader: Reader, key: Key) -> Manifest | None:

@@ -48,7 +48,7 @@ def test_a_pod_that_was_being_started_runs_once(node: NodeCluster, after_s: floa
     node.ready(name)
     assert len(processes_with(mark)) == 1
     node.kubectl("delete", "pod", name, "--grace-period=1")
-    eventually(lambda: not processes_with(mark), "nothing of it is left", within=5)
+    eventually(lambda: not processes_with(mark), "nothing of it is left", within=20)
 
 
 def test_a_running_pod_goes_on(node: NodeCluster) -> None:
@@ -101,8 +101,8 @@ def test_a_pod_that_was_being_deleted_is_reaped(node: NodeCluster, after_s: floa
     time.sleep(after_s)
     crash(node)
     eventually(lambda: node.kubectl("get", "pod", name, check=False).returncode != 0, "the pod is gone")
-    eventually(lambda: not processes_with(mark), "its processes are gone", within=5)
-    eventually(lambda: not (node.folder / "data/node/pods" / uid).exists(), "its folder is gone", within=5)
+    eventually(lambda: not processes_with(mark), "its processes are gone", within=20)
+    eventually(lambda: not (node.folder / "data/node/pods" / uid).exists(), "its folder is gone", within=20)
 
 
 def test_a_pod_deleted_behind_the_nodes_back_is_reaped(node: NodeCluster) -> None:
@@ -120,7 +120,7 @@ def test_a_pod_deleted_behind_the_nodes_back_is_reaped(node: NodeCluster) -> Non
     assert processes_with(mark)
     node.start()
     eventually(lambda: not processes_with(mark), "its processes are gone", within=8)
-    eventually(lambda: not (pods / uid).exists(), "its folder is gone", within=5)
+    eventually(lambda: not (pods / uid).exists(), "its folder is gone", within=20)
 
 
 def test_a_command_beside_a_container_ends_with_a_killed_engine(node: NodeCluster) -> None:

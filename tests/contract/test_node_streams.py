@@ -90,6 +90,7 @@ def test_logs_tell_the_time_of_every_line(node: NodeCluster) -> None:
 
 def test_logs_of_the_run_before_the_restart(node: NodeCluster) -> None:
     eventually(lambda: node.container("restarted")["restartCount"] >= 1, "it was restarted")
+    eventually(lambda: node.kubectl("logs", "restarted").stdout != "", "it wrote something again")
     before, now = (node.kubectl("logs", "restarted", *more).stdout for more in (("--previous",), ()))
     assert int(before) < int(now)
     refused = node.kubectl("logs", "talker", "--previous", check=False)

@@ -32,7 +32,7 @@ LOCAL = Settings(
 WORKSPACES = "/apis/kaito.sh/v1beta1/workspaces"
 """The collection of all namespaces; the small server does not know that namespaced writes belong to it."""
 WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
-WITHIN_S = 5.0
+WITHIN_S = 30.0
 
 
 def established(obj: Manifest) -> None:

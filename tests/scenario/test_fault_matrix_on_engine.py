@@ -25,7 +25,7 @@ from tests.engine_process import EngineProcess
 from tests.scenario.faults import POD_FAULTS, PodFault
 
 pytestmark = pytest.mark.slow
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 ON_ENGINE = [fault for fault in POD_FAULTS if fault.status and fault.status.get("phase") != "Failed"]
 """The engine's own controllers remove pods that have failed, and make those that are missing."""
 SETTINGS = Settings(provisioner="byo", install_crds=True)

@@ -25,7 +25,7 @@ from tests.engine_process import EngineProcess
 from tests.scenario.test_operator_process import Operator, fresh
 
 pytestmark = pytest.mark.slow
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 FINALIZER = "karpenter.sh/termination"
 OPEN = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 TERM = {"type": "object", "required": ["key", "operator"], "properties": {

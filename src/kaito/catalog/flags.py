@@ -14,8 +14,9 @@ from functools import cache
 from typing import Literal, TypedDict
 
 from kaito.api.contracts import Engine
+from kaito.catalog.files import read_data
 from kaito.catalog.gpus import Gpus
-from kaito.catalog.models import ModelFacts, Record, read_data
+from kaito.catalog.models import ModelFacts, Record
 
 BFLOAT16_SINCE = 8.0
 """The first compute capability that computes in bfloat16 (NVIDIA's Ampere); older GPUs take float16."""

@@ -16,7 +16,8 @@ from typing import Any, Final, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from kaito.catalog.models import Record, read_data
+from kaito.catalog.files import read_data
+from kaito.catalog.models import Record
 
 CLOUDS: Final = ("azure", "aws", "gcp", "arc")
 """The clouds with a table of instance types."""

@@ -13,15 +13,13 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
-from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
+from kaito.catalog.files import read_data
+
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-# The C twin of the safe loader is ten times as fast; not every build of the library has it.
-_SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Record(BaseModel):
@@ -248,10 +246,3 @@ def catalogue() -> Catalogue:
         family = record.get("transformers")
         models.append(ModelFacts.model_validate({**record, "transformers": families[family] if family else None}))
     return Catalogue(models, retired=data["retired"])
-
-
-def read_data(*path: str) -> dict[str, Any]:
-    """A YAML file of this package's data folder."""
-    text = resources.files("kaito.catalog").joinpath("data", *path).read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.load(text, Loader=_SAFE_LOADER)
-    return data

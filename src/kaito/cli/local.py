@@ -15,7 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 STATE_FILE = "up.json"
@@ -78,6 +78,15 @@ class State:
     operator: Process | None
     server: str
     kubeconfig: str
+    provisioner: Process | None = None
+
+    def with_process(self, name: str, process: Process) -> State:
+        """The state with the process of that name, one of engine, operator and provisioner."""
+        return replace(self, **{name: process})  # type: ignore[arg-type]
+
+    def children(self) -> list[Process]:
+        """All processes but the supervisor's, in the order in which they are to end."""
+        return [process for process in (self.provisioner, self.operator, self.engine) if process is not None]
 
 
 def load(data_dir: Path) -> State | None:
@@ -90,6 +99,7 @@ def load(data_dir: Path) -> State | None:
             operator=Process(**raw["operator"]) if raw["operator"] else None,
             server=raw["server"],
             kubeconfig=raw["kubeconfig"],
+            provisioner=Process(**raw["provisioner"]) if raw.get("provisioner") else None,
         )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

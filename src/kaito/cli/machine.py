@@ -55,6 +55,11 @@ class Options:
     existing: cluster.Cluster | None = None
     """The cluster to work on in place of the engine."""
 
+    @property
+    def simulates_machines(self) -> bool:
+        """Whether nodes are ordered, and the engine plays the machines."""
+        return self.existing is None and self.provisioner == "nodeclaim"
+
 
 @dataclass(frozen=True, slots=True)
 class Up:
@@ -114,9 +119,8 @@ def clear_strays(data_dir: Path) -> None:
     state = local.load(data_dir)
     if state is None:
         return
-    for process in (state.operator, state.engine):
-        if process is not None:
-            process.end(signal.SIGKILL, wait_s=5.0)
+    for process in state.children():
+        process.end(signal.SIGKILL, wait_s=5.0)
 
 
 def choose_port(options: Options) -> int:
@@ -144,6 +148,7 @@ def spawn(options: Options, server: str, engine: Sequence[str], *, detach: bool)
         sys.executable, "-m", "kaito.cli.supervisor", "--data-dir", str(options.data_dir), "--server", server,
         "--kubeconfig", str(options.kubeconfig), *(f"--engine={part}" for part in engine),
         *(f"--operator={part}" for part in operator_command(options)),
+        *(f"--provisioner={part}" for part in provisioner_command(options)),
     ]  # fmt: skip
     with (logs / "up.log").open("ab") as log:
         return subprocess.Popen(
@@ -161,6 +166,17 @@ def engine_command(options: Options, port: int) -> list[str]:
     return [
         sys.executable, "-m", "kaito.engine", "--data-dir", str(options.data_dir), "--port", str(port),
         "--images", str(write_images(options)), "--kubeconfig", str(options.kubeconfig),
+        *(("--simulated-machines",) if options.simulates_machines else ()),
+    ]  # fmt: skip
+
+
+def provisioner_command(options: Options) -> list[str]:
+    """The node provisioner's command line; none where nodes are not ordered from the engine."""
+    if not options.simulates_machines:
+        return []
+    return [
+        sys.executable, "-m", "kaito.provisioner", "--kubeconfig", str(options.kubeconfig), "--cloud", "engine",
+        "--install-crds", "--settle", "5",
     ]  # fmt: skip
 
 
@@ -286,7 +302,7 @@ def stop(data_dir: Path) -> bool:
 def end_rest(data_dir: Path) -> bool:
     """End what a killed supervisor or engine left behind, pods included. Returns whether there was anything."""
     state = local.load(data_dir)
-    left = [process for process in (state.operator, state.engine) if process is not None] if state else []
+    left = state.children() if state else []
     alive = [process for process in left if process.is_alive()]
     for process in alive:
         process.end(signal.SIGKILL, wait_s=5.0)
@@ -303,6 +319,7 @@ def options_from(
     runtime: str = "auto",
     port: int | None = None,
     images: Path | None = None,
+    provisioner: str | None = None,
 ) -> Options:
     """Options for this machine, defaults filled in; the demo model's folder is looked at after the user's own."""
     missing = [folder for folder in weights if not folder.is_dir()]
@@ -312,7 +329,7 @@ def options_from(
     built_here.mkdir(parents=True, exist_ok=True)
     chosen = (kubeconfig or env.data_dir / "kubeconfig").expanduser().absolute()
     folders = (*(folder.absolute() for folder in weights), built_here)
-    return Options(env.data_dir, chosen, folders, runtime, port, images)
+    return Options(env.data_dir, chosen, folders, runtime, port, images, provisioner or "local")
 
 
 def options_for_cluster(

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the local engine and the operator running: starts them in order, restarts what dies, stops them in order.
+"""Keeps the local engine, the operator and, if asked for, the node provisioner running: starts them in order, restarts
+what dies, stops them in order.
 
 `kaito up` starts this as a process of its own (`python -m kaito.cli.supervisor`), so that closing a terminal does not
 take the engine down when --detach was asked for. It knows command lines and exit codes only; the engine and the
@@ -18,7 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +29,9 @@ RESTART_AFTER_S = (0.2, 1.0, 3.0, 10.0)
 """Pause before the first, second, ... restart in a row; the last one repeats."""
 STEADY_AFTER_S = 30.0
 """A child that ran this long starts again with the shortest pause."""
-STOP_SIGNAL = {"operator": signal.SIGTERM, "engine": signal.SIGQUIT}
+STOP_SIGNAL = {"operator": signal.SIGTERM, "provisioner": signal.SIGTERM, "engine": signal.SIGQUIT}
 """The engine leaves its pods running on SIGTERM, as a kubelet does, and ends them on SIGQUIT."""
-STOP_S = {"operator": 5.0, "engine": 45.0}
+STOP_S = {"operator": 5.0, "provisioner": 5.0, "engine": 45.0}
 """How long a child may take to stop; the engine ends its pods first, each with its grace period."""
 POLL_S = 0.05
 HURRY = signal.SIGUSR1
@@ -119,21 +120,25 @@ def hurry(children: Sequence[Child]) -> None:
         child.hurry()
 
 
-async def supervise(data_dir: Path, server: str, kubeconfig: Path, engine: list[str], operator: list[str]) -> None:
-    """Run both until SIGTERM or SIGINT; without an engine's command line the operator alone."""
+async def supervise(
+    data_dir: Path, server: str, kubeconfig: Path, *, engine: list[str], operator: list[str], provisioner: list[str]
+) -> None:
+    """Run those that have a command line until SIGTERM or SIGINT; the operator always has one."""
     state = local.State(local.Process.of(os.getpid()), None, None, server, str(kubeconfig))
 
     def started(name: str, pid: int) -> None:
         nonlocal state
-        process = local.Process.of(pid)
-        state = replace(state, engine=process) if name == "engine" else replace(state, operator=process)
+        state = state.with_process(name, local.Process.of(pid))
         local.save(data_dir, state)
 
     logs = data_dir / "logs"
     children = [Child("engine", engine, logs / "engine.log", started)] if engine else []
-    children.append(
-        Child("operator", operator, logs / "operator.log", started, after=partial(is_named_in, kubeconfig, server))
-    )
+    is_up = partial(is_named_in, kubeconfig, server)
+    children += [
+        Child(name, argv, logs / f"{name}.log", started, after=is_up)
+        for name, argv in (("operator", operator), ("provisioner", provisioner))
+        if argv
+    ]
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -151,15 +156,25 @@ async def supervise(data_dir: Path, server: str, kubeconfig: Path, engine: list[
 
 
 def main() -> None:
-    """Entry of the process. Pass each argument of the two command lines as `--engine=ARG` or `--operator=ARG`."""
+    """Entry of the process. Pass each argument of the command lines as `--engine=ARG`, `--operator=ARG` and so on."""
     parser = argparse.ArgumentParser(prog="kaito supervisor")
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--server", required=True)
     parser.add_argument("--kubeconfig", type=Path, required=True)
     parser.add_argument("--engine", action="append", default=[], help="one argument of the engine's command line")
     parser.add_argument("--operator", action="append", default=[], help="one argument of the operator's command line")
+    parser.add_argument("--provisioner", action="append", default=[], help="one argument of the provisioner's")
     options = parser.parse_args()
-    asyncio.run(supervise(options.data_dir, options.server, options.kubeconfig, options.engine, options.operator))
+    asyncio.run(
+        supervise(
+            options.data_dir,
+            options.server,
+            options.kubeconfig,
+            engine=options.engine,
+            operator=options.operator,
+            provisioner=options.provisioner,
+        )
+    )
 
 
 if __name__ == "__main__":

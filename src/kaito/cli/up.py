@@ -50,7 +50,10 @@ def up(
     images: Annotated[Path | None, typer.Option(help="YAML or JSON list that maps images to local commands.")] = None,
     provisioner: Annotated[
         str | None,
-        typer.Option(help="On a cluster that exists, where nodes come from: byo (default), nodeclaim, karpenter."),
+        typer.Option(
+            help="Where nodes come from. On a cluster that exists: byo (default), nodeclaim, karpenter. On the engine: "
+            "nodeclaim, to watch simulated machines being ordered; without it this machine is the node."
+        ),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask before working on a cluster that exists.")
@@ -70,11 +73,10 @@ def up(
         agree(console, found, yes=yes)
         asyncio.run(cluster.prepare(login))
     else:
-        if provisioner is not None:
-            raise UserError("--provisioner is for a cluster that exists.", "Leave it out, or give its --kubeconfig.")
         options = machine.options_from(
-            env, kubeconfig=kubeconfig, weights=weights or [], runtime=runtime, port=port, images=images
-        )
+            env, kubeconfig=kubeconfig, weights=weights or [], runtime=runtime, port=port, images=images,
+            provisioner=provisioner_of_engine(provisioner),
+        )  # fmt: skip
     parts = "operator" if options.existing else "engine and the operator"
     with console.status(f"Starting the {parts} ..."):
         running = machine.start(options, detach=detach)
@@ -89,6 +91,17 @@ def provisioner_of(name: str | None) -> str | None:
     if name not in (None, *PROVISIONERS):
         raise UserError(f"--provisioner {name} is not known.", f"Choose {', '.join(PROVISIONERS)}.")
     return name
+
+
+def provisioner_of_engine(name: str | None) -> str | None:
+    """The provisioner, if the engine can play its machines. Raises UserError."""
+    if name in (None, "nodeclaim"):
+        return name
+    if name in PROVISIONERS:
+        raise UserError(
+            f"--provisioner {name} is for a cluster that exists.", "Give its --kubeconfig, or leave it out."
+        )
+    raise UserError(f"--provisioner {name} is not known.", "Choose nodeclaim, or leave it out.")
 
 
 def refuse_machine_options(

@@ -31,6 +31,7 @@ from kaito.engine.kinds import Kinds
 from kaito.engine.node.addresses import service_network
 from kaito.engine.node.agent import NodeAgent
 from kaito.engine.node.images import ImageMap, builtin_images, read_images
+from kaito.engine.node.machines import SimulatedMachines
 from kaito.engine.node.simulated import SimulatedCapacity, SimulatedNodes
 from kaito.engine.objects.addresses import Addresses
 from kaito.engine.objects.admission import Admission
@@ -147,7 +148,7 @@ class Engine:
 
     async def _run_clients(self, credentials: Credentials, started: datetime) -> None:
         settings = self._settings
-        if not (settings.controllers or settings.node or settings.simulated_nodes):
+        if not (settings.controllers or settings.node or settings.simulated_nodes or settings.simulated_machines):
             return
         config = ClusterConfig(self.url, ca_pem=credentials.ca_file.read_text(), token=credentials.token)
         if settings.controllers:
@@ -169,6 +170,9 @@ class Engine:
             capacity = SimulatedCapacity(gpus=settings.simulated_gpus)
             nodes = SimulatedNodes(client, count=settings.simulated_nodes, capacity=capacity, clock=self._clock)
             self._spawn(nodes.run(), "simulated nodes")
+        if settings.simulated_machines:
+            client = await self._stack.enter_async_context(Client(config, user_agent="kubelet (simulated machines)"))
+            self._spawn(SimulatedMachines(client, clock=self._clock).run(), "simulated machines")
 
     def _run_controllers(self, client: Client, credentials: Credentials, started: datetime) -> None:
         wanted = ControllerSettings(

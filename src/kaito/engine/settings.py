@@ -38,6 +38,8 @@ class Settings:
     """Nodes without processes behind them, for scale tests."""
     simulated_gpus: int = 0
     """GPUs (`nvidia.com/gpu`) that each simulated node claims to have."""
+    simulated_machines: bool = False
+    """Play the machines that ConfigMaps with the label engine.kaito.sh/machine describe, as nodes."""
     log_level: str = "WARNING"
     """Least severe level that is logged to standard error."""
 
@@ -73,6 +75,9 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     )
     parser.add_argument("--simulated-nodes", type=int, default=0, metavar="N", help="add N nodes that only pretend")
     parser.add_argument("--simulated-gpus", type=int, default=0, metavar="N", help="GPUs that each of them claims")
+    parser.add_argument(
+        "--simulated-machines", action="store_true", help="play the machines that a provisioner orders as ConfigMaps"
+    )
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     found = parser.parse_args(argv)
     return Settings(
@@ -87,5 +92,6 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         durability=found.durability,
         simulated_nodes=found.simulated_nodes,
         simulated_gpus=found.simulated_gpus,
+        simulated_machines=found.simulated_machines,
         log_level=found.log_level,
     )

@@ -272,6 +272,10 @@ class CacheReader:
         """The objects whose `involvedObject` is of this kind and name."""
         return _merged([store.about(kind, key) for store in self._stores(resource)])
 
+    def on_node(self, resource: Resource, name: str) -> list[Manifest]:
+        """The objects (pods) that are bound to the node of this name."""
+        return _merged([store.on_node(name) for store in self._stores(resource)])
+
     def _stores(self, resource: Resource) -> list[Store]:
         caches = self._caches.get(resource)
         if caches is None:

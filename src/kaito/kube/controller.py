@@ -114,6 +114,7 @@ class Loop:
         known = (controller.resource, *(watch.resource for watch in controller.watches), *controller.known)
         self._applier = Applier(client, self._reader, manager=controller.name, known=known, clock=clock)
         self._subscriptions: list[_Subscription] = []
+        self._unsubscribe: Callable[[], None] | None = None
         self._thought_s: dict[Key, float] = {}
         self._busy: set[Key] = set()
         self._rest = asyncio.Event()
@@ -137,12 +138,17 @@ class Loop:
             self._subscriptions.append(_Subscription(cache, listener))
             for obj in cache.store.select():
                 listener(None, obj)
+        if self.controller.outside is not None:
+            self._unsubscribe = self.controller.outside.subscribe(self._queue.add)
 
     def disconnect(self) -> None:
         """Stop listening, and drop what was to come later."""
         for subscription in self._subscriptions:
             subscription.cache.unsubscribe(subscription.listener, recovered=self._queue.flush)
         self._subscriptions.clear()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
         self._queue.close()
 
     def snapshot(self) -> Stats:
@@ -222,6 +228,10 @@ class Loop:
         if plan is None:
             return None
         await self._applier.carry_out(plan, self.controller.resource, key)
+        outside = self.controller.outside
+        if outside is not None:
+            for call in plan.calls:
+                await outside.carry_out(call)
         return plan.requeue_after_s
 
     def _rest_s(self, key: Key) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from kaito.kube.manifest import Key, Manifest, controller_of, key_of
 from kaito.kube.resource import Resource
@@ -38,6 +38,9 @@ class Reader(Protocol):
 
     def about(self, resource: Resource, kind: str, key: Key) -> list[Manifest]:
         """The objects (Events) whose `involvedObject` is of this kind and name (an index: cheap)."""
+
+    def on_node(self, resource: Resource, name: str) -> list[Manifest]:
+        """The objects (pods) that are bound to the node of this name (an index: cheap)."""
 
     def list(
         self, resource: Resource, namespace: str | None = None, *, labels: Mapping[str, str] | None = None
@@ -89,7 +92,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What should be done for one object, in this order: patches, applies, creates, deletes, status, events.
+    """What should be done for one object, in this order: patches, applies, creates, deletes, status, events,
+    calls.
 
     An apply or a status that would change nothing compared with the cache is not sent.
     """
@@ -102,11 +106,26 @@ class Plan:
     status: Manifest | None = None
     """The whole status of the reconciled object that this controller owns; None leaves it alone."""
     events: tuple[Event, ...] = ()
+    calls: tuple[Any, ...] = ()
+    """What to ask of the controller's `outside` when all of the above is written."""
     requeue_after_s: float | None = None
     """Plan again after this time even if nothing changed (a deadline, a poll of the outside)."""
     refused: Callable[[Manifest, str], Plan] | None = field(default=None, compare=False)
     """What to do in place of the rest when the server refuses a manifest that should be applied or created, given that
     and what it said. The key is tried again with backoff all the same."""
+
+
+class Outside(Protocol):
+    """Something beyond the cluster that a controller works on, such as a cloud.
+
+    What is known of it is read while observing; nothing there waits. A plan says what to ask of it.
+    """
+
+    async def carry_out(self, call: Any) -> None:
+        """Do what a plan asks for. What comes of it, failures included, is kept to be observed, and wakes the key."""
+
+    def subscribe(self, wake: Callable[[Key], None]) -> Callable[[], None]:
+        """From now on tell which keys a change out there wakes; the result ends that."""
 
 
 class RetryLater(Exception):
@@ -160,3 +179,5 @@ class Controller(Generic[Observed]):
     label_selector: str | None = None
     known: tuple[Resource, ...] = field(default=())
     """Resources beyond `resource` and the watched ones whose manifests the plan may hold."""
+    outside: Outside | None = None
+    """Who carries out the plan's calls."""

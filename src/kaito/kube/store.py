@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""The objects of one resource in memory, indexed by namespace, owner, label and subject. Pure.
+"""The objects of one resource in memory, indexed by namespace, owner, label, subject and node. Pure.
 
 `metadata.managedFields` is the bulk of many objects, so it is taken off; of it, the field sets that our own field
 managers applied are kept beside the objects (`applied`), for `kaito.kube.drift`.
@@ -53,6 +53,7 @@ class Store:
         self._by_owner: dict[str, set[Key]] = {}
         self._by_label: dict[tuple[str, str], set[Key]] = {}
         self._by_subject: dict[tuple[str, Key], set[Key]] = {}
+        self._by_node: dict[str, set[Key]] = {}
         self._sorted: list[Key] | None = None
 
     def __len__(self) -> int:
@@ -86,6 +87,10 @@ class Store:
     def about(self, kind: str, key: Key) -> list[Manifest]:
         """The objects (Events) whose `involvedObject` is of this kind and name, in the order of their keys."""
         return [self._objects[found] for found in sorted(self._by_subject.get((kind, key), ()))]
+
+    def on_node(self, name: str) -> list[Manifest]:
+        """The objects (pods) that are bound to the node, in the order of their keys."""
+        return [self._objects[key] for key in sorted(self._by_node.get(name, ()))]
 
     def applied(self, key: Key, manager: str, subresource: str = "") -> FieldSet | None:
         """The fields that the manager owns by server-side apply; None when it never applied."""
@@ -132,6 +137,9 @@ class Store:
             yield self._by_owner, owner["uid"]
         for item in labels_of(obj).items():
             yield self._by_label, item
+        node = (obj.get("spec") or {}).get("nodeName")
+        if node:
+            yield self._by_node, node
         subject = obj.get("involvedObject")
         if subject:
             name = Key(subject.get("namespace") or "", subject.get("name") or "")

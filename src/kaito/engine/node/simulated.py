@@ -26,7 +26,7 @@ from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.errors import ApiError, Conflict, NotFound
 from kaito.kube.manifest import Manifest, is_deleting
-from kaito.kube.resource import PODS
+from kaito.kube.resource import NODES, PODS
 
 VERSION = "1.36.0+kaito-simulated"
 HEARTBEAT_S = 30.0
@@ -60,6 +60,16 @@ class SimulatedCapacity:
             "nvidia.com/gpu.count": str(self.gpus),
             "nvidia.com/gpu.memory": str(self.gpu_memory_mib),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedSpec:
+    """One node that is unlike the others."""
+
+    capacity: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Manifest, ...] = ()
+    provider_id: str = ""
 
 
 def node_name(number: int) -> str:
@@ -96,7 +106,7 @@ def running_status(pod: Manifest, now: datetime) -> Manifest:
 
 
 class SimulatedNodes:
-    """A number of simulated nodes."""
+    """A number of simulated nodes; more can come, and any can go, while they run."""
 
     def __init__(
         self,
@@ -110,7 +120,9 @@ class SimulatedNodes:
     ) -> None:
         self._client = client
         self._capacity = capacity or SimulatedCapacity()
-        self._names = {node_name(number) for number in range(count)}
+        self._specs: dict[str, SimulatedSpec | None] = {node_name(number): None for number in range(count)}
+        self._kubelets: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
         self._start_delay_s = start_delay_s
         self._stop_delay_s = stop_delay_s
         self._clock = clock or RealClock()
@@ -122,22 +134,62 @@ class SimulatedNodes:
         """Register the nodes and play their pods' lives until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                for name in sorted(self._names):
-                    group.create_task(self._registration(name).run())
+                self._group = group
+                for name in sorted(self._specs):
+                    self._start(name)
                 group.create_task(self._pods.run())
         finally:
+            self._group = None
             for task in self._tasks.values():
                 task.cancel()
 
+    def add(self, name: str, spec: SimulatedSpec) -> None:
+        """One more node from now on."""
+        self._specs[name] = spec
+        if self._group is not None:
+            self._start(name)
+        for pod in self._pods.store.on_node(name):
+            self._changed(None, pod)
+
+    def remove(self, name: str) -> None:
+        """The node's machine ends: nothing reports for it any more. Its Node object stays, and is not ready."""
+        if self._specs.pop(name, None) is None:
+            return
+        kubelet = self._kubelets.pop(name, None)
+        if kubelet is not None:
+            kubelet.cancel()
+        if self._group is not None:
+            self._group.create_task(self._tell_end(name))
+
+    def _start(self, name: str) -> None:
+        assert self._group is not None
+        self._kubelets[name] = self._group.create_task(self._registration(name).run())
+
+    async def _tell_end(self, name: str) -> None:
+        try:
+            node = await self._client.get(NODES, name)
+            conditions = (node.get("status") or {}).get("conditions") or []
+            gone = {"status": "Unknown", "reason": "NodeStatusUnknown", "message": "The machine has ended."}
+            told = [{**one, **gone} if one["type"] == "Ready" else one for one in conditions]
+            await self._client.patch(NODES, name, "", {"status": {"conditions": told}}, subresource="status")
+        except NotFound:
+            return
+        except ApiError as error:
+            _log.warning("simulated node %s: its end is not told: %s", name, error)
+
     def _registration(self, name: str) -> Registration:
-        capacity = self._capacity
+        capacity, spec = self._capacity, self._specs[name]
         machine = Machine(
             *(name, "linux", "amd64", "simulated", "simulated", "", ""), cpus=0, memory_bytes=0, disk_bytes=0
         )
         labels = registration.labels(machine, name) | capacity.gpu_labels() | dict(capacity.labels)
+        if spec is not None:
+            labels |= spec.labels
         manifest = registration.node_manifest(name, labels)
+        if spec is not None:
+            manifest["spec"] = {"taints": [dict(taint) for taint in spec.taints], "providerID": spec.provider_id}
         manifest["metadata"]["annotations"] = {"engine.kaito.sh/containers": "simulated"}
-        amounts = capacity.amounts()
+        amounts = capacity.amounts() if spec is None else dict(spec.capacity)
 
         def status(before: Manifest, now: datetime) -> Manifest:
             return registration.node_status(machine, amounts, "127.0.0.1", VERSION, before, now)
@@ -145,7 +197,7 @@ class SimulatedNodes:
         return Registration(self._client, manifest, status, clock=self._clock, renew_s=HEARTBEAT_S)
 
     def _changed(self, old: Manifest | None, new: Manifest | None) -> None:
-        if new is None or new["spec"].get("nodeName") not in self._names:
+        if new is None or new["spec"].get("nodeName") not in self._specs:
             return
         phase = (new.get("status") or {}).get("phase")
         if is_deleting(new):
