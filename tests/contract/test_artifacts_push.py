@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -119,6 +121,21 @@ def test_tls_with_an_authority_of_ones_own(adapter: Path, tmp_path: Path) -> Non
             push_image(adapter, Target(reference, (login,)))
 
 
+def test_the_command_pushes_with_the_logins_of_docker(registry: Served, adapter: Path, tmp_path: Path) -> None:
+    registry.login(tmp_path / "config.json")
+    kaito = [sys.executable, "-m", "kaito.cli", "models", "push"]
+    environment = {**os.environ, "DOCKER_CONFIG": str(tmp_path)}
+    reference = f"{registry.host}/team/command:1"
+    done = subprocess.run([*kaito, str(adapter), reference, "--image"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"Pushed {reference}" in done.stdout and f"source.image: {reference}" in done.stdout
+    assert fetched(reference, tmp_path / "out", tmp_path / "config.json") == content(adapter)
+    (adapter / "model.bin").write_bytes(b"x")
+    refused = subprocess.run([*kaito, str(adapter), reference], env=environment, capture_output=True, text=True)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "model.bin" in refused.stderr and "--allow-pickle" in refused.stderr
+
+
 class BreakingLine:
     """A line to the registry that is cut after so many bytes, the first few times."""
 
@@ -141,17 +158,16 @@ class BreakingLine:
 
     def carry(self, source: socket.socket, sink: socket.socket, *, cut: bool = False) -> None:
         count = 0
-        try:
+        with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 count += len(data)
                 if cut and self.left and count > self.after:
                     self.left -= 1
                     break
                 sink.sendall(data)
-        except OSError:
-            pass
         for end in (source, sink):
-            end.close() if cut else end.shutdown(socket.SHUT_WR) if end.fileno() >= 0 else None
+            with contextlib.suppress(OSError):
+                end.close() if cut else end.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self.listener.close()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,14 @@ def test_what_is_there_is_not_asked_for_again(registry: Served, adapter: str, lo
     (tmp_path / "out/adapter.bin").write_bytes(b"cut")
     assert not got(reference, tmp_path / "out", login).was_there, "a damaged folder is filled anew"
     assert (tmp_path / "out/adapter.bin").read_bytes() == CONTENT
+
+
+def test_two_that_want_the_same_fetch_it_once(registry: Served, adapter: str, login: str, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        reference, out = f"{registry.host}/team/adapter:1", tmp_path / "out"
+        fetched = list(pool.map(lambda _: got(reference, out, login), range(4)))
+    assert sorted(one.was_there for one in fetched) == [False, True, True, True]
+    assert {one.digest for one in fetched} == {adapter}
 
 
 def test_a_mirror_answers_for_another_registry(registry: Served, adapter: str, login: str, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ CASES = (
     Case(HERE / "cases" / "adapters_from_images.yaml"),
     Case(HERE / "cases" / "config.yaml", nodes=(gpu_node("config", gpus=2),), provisioner=BYO, settings=Settings()),
     Case(HERE / "cases" / "template.yaml", nodes=(gpu_node("own"),), provisioner=BYO, settings=Settings()),
+    Case(HERE / "cases" / "weights_from_a_registry.yaml", settings=Settings(weights_cache="/var/cache/kaito")),
     Case(HERE / "cases" / "hub_id.yaml", settings=Settings(weights_cache="/var/cache/kaito")),
     Case(HERE / "cases" / "load_balancer.yaml"),
     Case(HERE / "cases" / "set_member.yaml", (gpu_node("chat", gpus=4),), BYO, Settings()),

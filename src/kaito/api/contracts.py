@@ -25,7 +25,7 @@ ADAPTERS_MOUNT = "/mnt/adapter"
 """Below it, by name, the adapters that lie on volumes."""
 FETCHED_ADAPTERS_MOUNT = "/mnt/fetched-adapters"
 """Below it, by name, those that are fetched."""
-PULL_SECRETS_MOUNT = "/root/.docker/config.d"
+PULL_SECRETS_MOUNT = "/run/kaito/pull-secrets"
 MAX_ADAPTERS = 10
 HTTP_PORT = 5000
 TUNE_CONFIG_KEY = "tune.json"

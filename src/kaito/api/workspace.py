@@ -108,7 +108,7 @@ class AdapterSpec(ApiModel):
     """A LoRA adapter that is loaded beside the model."""
 
     source: DataSource | None = None
-    """Where the adapter's files come from: an image or a volume."""
+    """Where the adapter's files come from: an image, a volume or URLs."""
     strength: str | None = None
     """How much the adapter counts, a decimal from 0 to 1 in quotes, e.g. "0.5"; 1 when left out."""
 

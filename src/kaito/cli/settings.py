@@ -24,10 +24,12 @@ class Settings:
     """The first existing file of KUBECONFIG."""
     home_kubeconfig: Path
     """kubectl's own default."""
+    docker_config: Path
+    """Where `docker login` keeps its logins."""
 
 
 def read(data_dir: Path | None = None) -> Settings:
-    """Settings from XDG_DATA_HOME, XDG_CACHE_HOME, KAITO_DATA_DIR and KUBECONFIG; `data_dir` wins over all."""
+    """Settings from XDG_DATA_HOME, XDG_CACHE_HOME, KAITO_DATA_DIR, KUBECONFIG and DOCKER_CONFIG; `data_dir` wins."""
     home = Path.home()
     data_home = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
@@ -38,4 +40,5 @@ def read(data_dir: Path | None = None) -> Settings:
         cache_dir=cache_home.expanduser().absolute() / "kaito",
         kubeconfig=next((file for file in files if file.exists()), files[0] if files else None),
         home_kubeconfig=home / ".kube" / "config",
+        docker_config=Path(os.environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json",
     )

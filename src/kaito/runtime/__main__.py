@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
 """`kaito-runtime`: what runs in a pod. `serve` runs a model server, `tune` fine-tunes a model, `fetch` brings files
-into folders, `demo-model` builds the demo model.
+into folders, `push` takes a folder to a registry, `demo-model` builds the demo model.
 
 Imports no engine and no torch; what needs them runs in a child process.
 """
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from kaito.runtime.artifacts import command
 from kaito.runtime.artifacts.fetch import fetch
 from kaito.runtime.demo import DEMO_ID, build
 from kaito.runtime.serve.app import serve
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     bring.add_argument("--config", required=True, metavar="FILE", help="the FetchConfig (JSON) to carry out")
     train = commands.add_parser("tune", help="fine-tune the model that a config file describes, and push the result")
     train.add_argument("--config", required=True, metavar="FILE", help="the TuneConfig (JSON) to carry out")
+    command.arguments(commands.add_parser("push", help="push a folder to a registry, as a model or as an image"))
     two = commands.add_parser("demo-model", help="build the small demo model (once; later calls find it)")
     two.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for weights, laid out by model id")
     two.add_argument("--id", default=DEMO_ID, metavar="ORG/NAME", help=f"id to file it under (default {DEMO_ID})")
@@ -48,6 +50,8 @@ def main() -> None:
     try:
         if arguments.command == "fetch":
             sys.exit(fetch(arguments.config, from_environment()))
+        if arguments.command == "push":
+            sys.exit(command.push(arguments))
         sys.exit(build(arguments.out, arguments.id, from_environment().environment))
     except KeyboardInterrupt:
         sys.exit(130)

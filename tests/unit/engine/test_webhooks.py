@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any
 
@@ -134,3 +135,50 @@ async def test_warnings_reach_the_client() -> None:
     server.webhook.answers = {"a.example.com": {"allowed": True, "warnings": ["careful"]}}
     await server.do("POST", CONFIG_MAPS, config_map("c"))
     assert server.last.warnings == ["careful"]
+
+
+WIDGETS = "/apis/x.example.com/{}/namespaces/default/widgets"
+
+
+async def served_in_two_versions(server: Api) -> None:
+    """A custom kind, whose versions have the same fields."""
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    versions = [{"name": name, "served": True, "storage": name == "v2", "schema": schema} for name in ("v1", "v2")]
+    names = {"plural": "widgets", "kind": "Widget"}
+    spec = {"group": "x.example.com", "scope": "Namespaced", "names": names, "versions": versions}
+    body = {"metadata": {"name": "widgets.x.example.com"}, "spec": spec}
+    await server.do("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
+    async with asyncio.timeout(5):
+        while server.kinds.find("x.example.com", "v1", "widgets") is None:
+            await asyncio.sleep(0.01)
+
+
+def widget(version: str, name: str) -> Manifest:
+    return {"apiVersion": f"x.example.com/{version}", "kind": "Widget", "metadata": {"name": name}}
+
+
+def widget_hook(policy: str) -> Manifest:
+    operations = ["CREATE"]
+    rule = {"apiGroups": ["x.example.com"], "apiVersions": ["v2"], "operations": operations, "resources": ["widgets"]}
+    return hook("a", rules=[rule], matchPolicy=policy)
+
+
+async def test_a_webhook_for_another_version_is_asked_in_that_version() -> None:
+    server = await configured(widget_hook("Equivalent"))
+    await served_in_two_versions(server)
+    server.webhook.answers = {"a.example.com": patch({"op": "add", "path": "/set", "value": 1})}
+    made = await server.do("POST", WIDGETS.format("v1"), widget("v1", "w"))
+    assert (made["apiVersion"], made["set"]) == ("x.example.com/v1", 1)
+    [(_, request)] = server.webhook.reviews
+    assert request["kind"]["version"] == request["resource"]["version"] == "v2"
+    assert request["requestKind"]["version"] == request["requestResource"]["version"] == "v1"
+    assert request["object"]["apiVersion"] == "x.example.com/v2"
+
+
+async def test_a_webhook_may_ask_for_its_own_version_only() -> None:
+    server = await configured(widget_hook("Exact"))
+    await served_in_two_versions(server)
+    await server.do("POST", WIDGETS.format("v1"), widget("v1", "w"))
+    assert server.webhook.reviews == []
+    await server.do("POST", WIDGETS.format("v2"), widget("v2", "x"))
+    assert len(server.webhook.reviews) == 1

@@ -130,3 +130,16 @@ def test_a_long_message_keeps_its_next_step_within_a_condition(message: str) -> 
     assert cause is not None
     assert cause.message.startswith("Wrong") and cause.message.endswith(" Use a smaller model.")
     assert len(cause.message.encode()) <= MAX_MESSAGE_BYTES
+
+
+@pytest.mark.parametrize(
+    "reason", [names.REASON_ARTIFACT_UNAVAILABLE, names.REASON_ARTIFACT_UNAUTHORIZED, names.REASON_ADAPTER]
+)
+def test_what_our_runtime_knows_for_sure_is_not_guessed_anew_from_its_words(reason: str) -> None:
+    said = "The registry localhost:5000 cannot be used for localhost:5000/team/adapter:1: its name cannot be resolved."
+    message = json.dumps({"reason": reason, "message": said, "next_step": "Check the name."})
+    waiting = container_status(name="fetch-adapters", state=waits("CrashLoopBackOff"), lastState=ended(message=message))
+    cause = cause_of([pod(status={"initContainerStatuses": [waiting], "containerStatuses": None})])
+    assert cause is not None
+    assert (cause.reason, cause.condition) == (reason, reason)
+    assert cause.step == "Check the name."

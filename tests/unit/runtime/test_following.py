@@ -135,4 +135,7 @@ async def test_an_adapter_that_is_not_there_yet_is_fetched(server: Server) -> No
     await server.following.follow(config, wishes(config, Settings()))
     await runner.cleanup()
     assert server.engine.asked == [("load", "one")]
-    assert (place / "adapter_model.safetensors").is_file()
+    weaker = config.model_copy(update={"adapters": (Adapter(name="one", path=str(place), strength=0.5),)})
+    await server.following.follow(weaker, wishes(weaker, Settings()))
+    assert server.engine.asked[1:] == [("unload", "one"), ("load", "one")], "from the files that are there"
+    assert (server.folder / "scratch/one-0.5/adapter_model.safetensors").is_file()

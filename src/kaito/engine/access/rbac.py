@@ -66,16 +66,26 @@ _SELF = [
     {"apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"]},
 ]
 
+_ADMIN = [{"apiGroups": [GROUP], "resources": ["rolebindings", "roles"], "verbs": [*_READ, *_WRITE]}]
+
 DEFAULT_ROLES: dict[str, list[Manifest]] = {
     "cluster-admin": _EVERYTHING,
-    "admin": [*_EDIT, {"apiGroups": [GROUP], "resources": ["rolebindings", "roles"], "verbs": [*_READ, *_WRITE]}],
+    "admin": [*_EDIT, *_ADMIN],
     "edit": _EDIT,
     "view": _VIEW,
+    "system:aggregate-to-admin": _ADMIN,
+    "system:aggregate-to-edit": _EDIT,
+    "system:aggregate-to-view": _VIEW,
     "system:basic-user": _SELF,
     "system:discovery": [{"nonResourceURLs": _DISCOVERY, "verbs": ["get"]}],
     "system:public-info-viewer": [{"nonResourceURLs": _PUBLIC, "verbs": ["get"]}],
 }
 """ClusterRoles that exist from the start; Kubernetes' own, cut down to the kinds served here."""
+
+AGGREGATE_TO = "rbac.authorization.k8s.io/aggregate-to-"
+"""The label that adds a ClusterRole to one of those below, as operators do for their own kinds."""
+AGGREGATED = ("view", "edit", "admin")
+"""Default roles that hold what is labelled for them; each is part of the next."""
 
 DEFAULT_BINDINGS: dict[str, str] = {
     "cluster-admin": "system:masters",

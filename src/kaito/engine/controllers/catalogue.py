@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from kaito.engine.controllers import (
+    aggregation,
     cronjob,
     daemonset,
     deployment,
@@ -63,6 +64,7 @@ def controllers(settings: Settings) -> tuple[AnyController, ...]:
         nodelifecycle.controller(settings.started),
         podgc.controller(),
         disruption.controller(),
+        aggregation.controller(),
         namespace.furnisher(settings.authority),
         volume.class_installer(),
         volume.binder(settings.volume_root),

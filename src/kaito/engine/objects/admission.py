@@ -8,6 +8,8 @@ The rules that need no network are `check`; the webhooks are asked in `kaito.eng
 from __future__ import annotations
 
 from kaito.engine.kinds import Kind
+from kaito.engine.objects.escalation import check_escalation
+from kaito.engine.objects.limits import check_limits, fill_in
 from kaito.engine.objects.quotas import check_quotas
 from kaito.engine.objects.registry import Registry
 from kaito.engine.objects.webhooks import Webhooks
@@ -53,9 +55,18 @@ class Admission:
             }
             raise forbidden(kind, name, text, causes=[cause])
 
+    def fill_in(self, kind: Kind, namespace: str, obj: Manifest) -> Manifest:
+        """A new object with what its namespace's LimitRanges give it."""
+        return fill_in(self._registry, kind, namespace, obj)
+
+    def check_rights(self, kind: Kind, obj: Manifest, old: Manifest | None, ctx: WriteContext) -> None:
+        """Raises StatusError 403 when the write would grant rights that its user has not."""
+        check_escalation(self._registry, kind, obj, old, ctx.user)
+
     def check_room(self, kind: Kind, namespace: str, obj: Manifest) -> None:
-        """Raises StatusError 403 when a quota has no room for a new object."""
+        """Raises StatusError 403 when a LimitRange forbids a new object, or a quota has no room for it."""
         if kind.namespaced:
+            check_limits(self._registry, kind, namespace, obj)
             check_quotas(self._registry, kind, namespace, obj)
 
     def concerns(self, operation: str, kind: Kind, namespace: str, subresource: str) -> bool:

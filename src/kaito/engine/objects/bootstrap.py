@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from kaito.engine.access.rbac import DEFAULT_BINDINGS, DEFAULT_ROLES, GROUP
+from kaito.engine.access.rbac import AGGREGATE_TO, AGGREGATED, DEFAULT_BINDINGS, DEFAULT_ROLES, GROUP
 from kaito.engine.objects.registry import Registry
 from kaito.engine.wire.context import SYSTEM_USER, WriteContext
 from kaito.kube.clock import Clock
@@ -19,7 +19,7 @@ async def bootstrap(registry: Registry, clock: Clock, *, host: str, port: int, k
     for name in NAMESPACES:
         await _ensure(registry, clock, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     for name, rules in DEFAULT_ROLES.items():
-        await _ensure(registry, clock, _rbac("ClusterRole", name, rules=rules))
+        await _ensure(registry, clock, _cluster_role(name, rules))
     for name, group in DEFAULT_BINDINGS.items():
         reference = {"apiGroup": GROUP, "kind": "ClusterRole", "name": name}
         subject = {"apiGroup": GROUP, "kind": "Group", "name": group}
@@ -34,6 +34,20 @@ async def bootstrap(registry: Registry, clock: Clock, *, host: str, port: int, k
 
 def _rbac(kind: str, name: str, **parts: object) -> Manifest:
     return {"apiVersion": f"{GROUP}/v1", "kind": kind, "metadata": {"name": name, "labels": ROLE_LABEL}, **parts}
+
+
+def _cluster_role(name: str, rules: list[Manifest]) -> Manifest:
+    """A default role: what it collects, and which one it is a part of."""
+    role = _rbac("ClusterRole", name, rules=rules)
+    target = name.removeprefix("system:aggregate-to-")
+    if name in AGGREGATED:
+        selector = {"matchLabels": {f"{AGGREGATE_TO}{name}": "true"}}
+        role["aggregationRule"] = {"clusterRoleSelectors": [selector]}
+        following = AGGREGATED[AGGREGATED.index(name) + 1 :]
+        target = following[0] if following else ""
+    if target in AGGREGATED:
+        role["metadata"] = {"name": name, "labels": {**ROLE_LABEL, f"{AGGREGATE_TO}{target}": "true"}}
+    return role
 
 
 async def _endpoints(registry: Registry, clock: Clock, host: str, port: int) -> None:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
 from kaito.engine.kinds import Kind, Kinds
+from kaito.engine.objects.partners import Admission, Versions
 from kaito.engine.objects.strategy import Strategies, Strategy
 from kaito.engine.patching import apply as ssa
 from kaito.engine.storage.events import Record
@@ -35,53 +35,6 @@ ATTEMPTS = 5
 
 Change = Callable[[Manifest], Manifest]
 """From the live object to the wanted one; may raise StatusError."""
-
-
-class Admission(Protocol):
-    """Who has a say in writes besides validation (`kaito.engine.objects.admission`)."""
-
-    def check(self, operation: str, kind: Kind, namespace: str, obj: Manifest | None, *, subresource: str = "") -> None:
-        """The rules that need no network: raises StatusError."""
-
-    def check_room(self, kind: Kind, namespace: str, obj: Manifest) -> None:
-        """Whether quotas have room for a new object, asked right before it is stored: raises StatusError."""
-
-    def concerns(self, operation: str, kind: Kind, namespace: str, subresource: str) -> bool:
-        """Whether a webhook might be asked."""
-
-    async def mutate(
-        self,
-        operation: str,
-        kind: Kind,
-        obj: Manifest | None,
-        old: Manifest | None,
-        ctx: WriteContext,
-        *,
-        subresource: str,
-    ) -> Manifest | None:
-        """The object as the mutating webhooks want it. Raises StatusError."""
-
-    async def validate(
-        self,
-        operation: str,
-        kind: Kind,
-        obj: Manifest | None,
-        old: Manifest | None,
-        ctx: WriteContext,
-        *,
-        subresource: str,
-    ) -> None:
-        """Ask the validating webhooks. Raises StatusError."""
-
-
-class Versions(Protocol):
-    """Converts custom objects by webhooks (`kaito.engine.objects.versions`)."""
-
-    async def ready(self, kind: Kind, records: Iterable[Record], *, anew: bool = False) -> None:
-        """Convert the records for the kind's version. Raises StatusError."""
-
-    async def stored(self, kind: Kind, obj: Manifest) -> Manifest:
-        """The object in the storage version. Raises StatusError."""
 
 
 class Registry:
@@ -204,6 +157,8 @@ class Registry:
                 reset=strategy.reset(""),
             )
             obj["metadata"] = _with_owners(obj["metadata"], owners)
+        if self.admission is not None:
+            obj = self.admission.fill_in(kind, namespace, obj)
         obj = await self._admitted("CREATE", strategy, obj, None, ctx)
         obj = strategy.prepared_for_create(obj, ctx)
         errors = strategy.creation_errors(obj)
@@ -428,6 +383,8 @@ class Registry:
         subresource: str = "",
     ) -> None:
         namespace = (obj or old or {}).get("metadata", {}).get("namespace", "")
+        if self.admission is not None and obj is not None:
+            self.admission.check_rights(kind, obj, old, ctx)
         if self.admission is not None and self.admission.concerns(operation, kind, namespace, subresource):
             await self.admission.validate(operation, kind, obj, old, ctx, subresource=subresource)
 

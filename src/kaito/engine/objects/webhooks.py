@@ -12,13 +12,14 @@ import asyncio
 import base64
 import uuid
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from kaito.engine.kinds import SCALE, Kind
 from kaito.engine.objects.registry import Registry
+from kaito.engine.objects.versions import converts_by_webhook
 from kaito.engine.objects.webhookcall import Caller, CallFailed
 from kaito.engine.patching import patch as patches
 from kaito.engine.schema.cel import CelError, evaluate
@@ -56,6 +57,8 @@ class Question:
     old: Manifest | None
     ctx: WriteContext
     subresource: str
+    requested: Kind | None = None
+    """The kind's version that the write came in, when the webhook is asked about another (matchPolicy Equivalent)."""
 
     @property
     def meta(self) -> Manifest:
@@ -89,7 +92,19 @@ class Webhooks:
         if kind.group == GROUP:
             return False
         hooks = [*self._hooks[True], *self._hooks[False]]
-        return any(covers(hook.spec, operation, kind, subresource) for hook in hooks)
+        return any(self._covered(hook.spec, operation, kind, subresource) for hook in hooks)
+
+    def _covered(self, spec: Manifest, operation: str, kind: Kind, subresource: str) -> Kind | None:
+        """The kind, or its other version that the webhook's rules name while its matchPolicy is Equivalent."""
+        if covers(spec, operation, kind, subresource):
+            return kind
+        if kind.definition is None or spec.get("matchPolicy", "Equivalent") != "Equivalent":
+            return None
+        for entry in kind.definition["spec"]["versions"]:
+            other = self._registry.kinds.find(kind.group, entry["name"], kind.plural)
+            if other is not None and covers(spec, operation, other, subresource):
+                return other
+        return None
 
     async def mutate(
         self,
@@ -107,22 +122,23 @@ class Webhooks:
         """
         left: list[tuple[Hook, Manifest | None]] = []
         for hook in self._hooks[True]:
-            question = Question(operation, kind, obj, old, ctx, subresource)
-            if self._asked(hook, question):
-                obj = await self._mutated(hook, question)
+            question = await self._asked(hook, Question(operation, kind, obj, old, ctx, subresource))
+            if question is not None:
+                obj = await self._mutated(hook, question, obj)
                 left.append((hook, obj))
         for hook, seen in left:
-            question = Question(operation, kind, obj, old, ctx, subresource)
-            if hook.spec.get("reinvocationPolicy") == "IfNeeded" and obj != seen and self._asked(hook, question):
-                obj = await self._mutated(hook, question)
+            if hook.spec.get("reinvocationPolicy") == "IfNeeded" and obj != seen:
+                question = await self._asked(hook, Question(operation, kind, obj, old, ctx, subresource))
+                obj = obj if question is None else await self._mutated(hook, question, obj)
         return obj
 
-    async def _mutated(self, hook: Hook, question: Question) -> Manifest | None:
-        """The object after one webhook."""
+    async def _mutated(self, hook: Hook, question: Question, obj: Manifest | None) -> Manifest | None:
+        """The object after one webhook, in the version that it came in."""
         response = await self._answer(hook, question)
-        if response is not None and response.get("patch") and question.obj is not None:
-            return _patched(hook, question.obj, response["patch"])
-        return question.obj
+        if response is None or not response.get("patch") or question.obj is None:
+            return obj
+        changed = _patched(hook, question.obj, response["patch"])
+        return changed if question.requested is None else await self._in_version(question.requested, changed)
 
     async def validate(
         self,
@@ -136,20 +152,31 @@ class Webhooks:
     ) -> None:
         """Ask all validating webhooks. Raises the first refusal."""
         question = Question(operation, kind, obj, old, ctx, subresource)
-        hooks = [hook for hook in self._hooks[False] if self._asked(hook, question)]
-        answers: list[Awaitable[Manifest | None]] = [self._answer(hook, question) for hook in hooks]
+        asked = [(hook, await self._asked(hook, question)) for hook in self._hooks[False]]
+        answers: list[Awaitable[Manifest | None]] = [self._answer(hook, put) for hook, put in asked if put is not None]
         results = await asyncio.gather(*answers, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
 
-    def _asked(self, hook: Hook, question: Question) -> bool:
-        """Whether the webhook wants to be asked about this very write. Raises StatusError for a failing condition."""
-        if not covers(hook.spec, question.operation, question.kind, question.subresource):
-            return False
-        if not self._selects(hook, question):
-            return False
-        return self._conditions_met(hook, question)
+    async def _asked(self, hook: Hook, question: Question) -> Question | None:
+        """The write as the webhook wants to be asked about it; None when it does not. Raises StatusError."""
+        kind = self._covered(hook.spec, question.operation, question.kind, question.subresource)
+        if kind is None or not self._selects(hook, question):
+            return None
+        if kind is not question.kind:
+            obj, old = [
+                None if each is None else await self._in_version(kind, each) for each in (question.obj, question.old)
+            ]
+            question = replace(question, kind=kind, obj=obj, old=old, requested=question.kind)
+        return question if self._conditions_met(hook, question) else None
+
+    async def _in_version(self, kind: Kind, obj: Manifest) -> Manifest:
+        """The custom object in another version of its kind. Raises StatusError 500 when a webhook cannot convert it."""
+        versions = self._registry.versions
+        if versions is None or not converts_by_webhook(kind):
+            return self._registry.strategies.of(kind).shown(obj)
+        return (await versions.converted(kind, [obj], kind))[0]
 
     def _selects(self, hook: Hook, question: Question) -> bool:
         selector = hook.spec.get("namespaceSelector")
@@ -215,14 +242,12 @@ class Webhooks:
 
     def _request(self, question: Question, uid: str) -> Manifest:
         kind, meta, ctx = question.kind, question.meta, question.ctx
-        group_kind = {"group": kind.group, "version": kind.version, "kind": kind.kind}
-        if question.subresource == "scale":
-            group_kind = dict(zip(("group", "version", "kind"), SCALE, strict=True))
-        resource = {"group": kind.group, "version": kind.version, "resource": kind.plural}
+        group_kind, resource = _names(kind, question.subresource)
+        asked_kind, asked_resource = _names(question.requested or kind, question.subresource)
         request: dict[str, Any] = {"uid": uid, "kind": group_kind, "resource": resource}
         if question.subresource:
             request["subResource"] = question.subresource
-        request |= {"requestKind": group_kind, "requestResource": resource}
+        request |= {"requestKind": asked_kind, "requestResource": asked_resource}
         if question.subresource:
             request["requestSubResource"] = question.subresource
         request["name"] = meta.get("name", "")
@@ -239,6 +264,14 @@ class Webhooks:
             "dryRun": ctx.dry_run,
             "options": ctx.options or None,
         }
+
+
+def _names(kind: Kind, subresource: str) -> tuple[Manifest, Manifest]:
+    """The kind and the resource, as a review names them."""
+    group_kind: Manifest = {"group": kind.group, "version": kind.version, "kind": kind.kind}
+    if subresource == "scale":
+        group_kind = dict(zip(("group", "version", "kind"), SCALE, strict=True))
+    return group_kind, {"group": kind.group, "version": kind.version, "resource": kind.plural}
 
 
 def covers(spec: Manifest, operation: str, kind: Kind, subresource: str) -> bool:

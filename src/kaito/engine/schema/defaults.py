@@ -232,6 +232,16 @@ def _job(obj: Manifest) -> None:
     _map(obj, "status")
 
 
+def _limit_range(obj: Manifest) -> None:
+    """What a container's limits leave out follows from the others."""
+    for item in _map(obj, "spec").get("limits") or []:
+        if isinstance(item, dict) and item.get("type") == "Container":
+            for name, sources in (("default", ("max",)), ("defaultRequest", ("default", "min"))):
+                for source in sources:
+                    if item.get(source):
+                        item[name] = {**item[source], **(item.get(name) or {})}
+
+
 def _cron_job(obj: Manifest) -> None:
     spec = _map(obj, "spec")
     _fill(spec, concurrencyPolicy="Allow", suspend=False, successfulJobsHistoryLimit=3, failedJobsHistoryLimit=1)
@@ -382,7 +392,10 @@ def _replication_controller(obj: Manifest) -> None:
 
 
 def _autoscaler(obj: Manifest) -> None:
+    target = {"type": "Utilization", "averageUtilization": 80}
     _fill(_map(obj, "spec"), minReplicas=1)
+    if not obj["spec"].get("metrics"):
+        obj["spec"]["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
 
 
 _DEFAULTERS: Final[Mapping[str, Defaulter]] = {
@@ -395,6 +408,7 @@ _DEFAULTERS: Final[Mapping[str, Defaulter]] = {
     "DaemonSet": _daemon_set,
     "Job": _job,
     "CronJob": _cron_job,
+    "LimitRange": _limit_range,
     "Service": _service,
     "Secret": _secret,
     "Namespace": _namespace,

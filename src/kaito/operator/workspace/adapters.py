@@ -9,21 +9,19 @@ needs one, as one on a volume, comes with a new pod.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kaito.api import contracts
-from kaito.api.contracts import Adapter, FetchConfig, FetchItem, OciSource, ServeConfig, UrlSource
+from kaito.api.contracts import Adapter, OciSource, ServeConfig, UrlSource
 from kaito.api.references import parse
 from kaito.api.workspace import AdapterSpec, DataSource
 from kaito.kube.manifest import Manifest
 from kaito.operator import pods
 from kaito.operator.pods import Mounted
+from kaito.operator.workspace.fetching import Fetch, label
 
-COMMAND = ["kaito-runtime", "fetch", "--config", f"{contracts.CONFIG_MOUNT}/{contracts.FETCH_CONFIG_KEY}"]
-CONTAINER = "fetch-adapters"
 VOLUME = "adapter-volume"
 MAX_NAME = 253
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -117,19 +115,11 @@ def in_config(adapters: Sequence[LoraAdapter]) -> tuple[Adapter, ...]:
     return tuple(Adapter(name=one.name, path=one.path, strength=one.strength) for one in adapters)
 
 
-def fetch_config(adapters: Sequence[LoraAdapter]) -> FetchConfig | None:
-    """What is to be fetched; None where there is nothing."""
-    items = tuple(
-        FetchItem(
-            name=f"adapter {one.name}",
-            source=one.source,
-            destination=one.path,
-            credentials=tuple(_secret_path(secret) for secret in one.secrets),
-        )
-        for one in adapters
-        if one.source is not None
+def fetches(adapters: Sequence[LoraAdapter]) -> tuple[Fetch, ...]:
+    """What is to be fetched for them."""
+    return tuple(
+        Fetch(f"adapter {one.name}", one.source, one.path, one.secrets) for one in adapters if one.source is not None
     )
-    return FetchConfig(items=items) if items else None
 
 
 def unrolled(config: ServeConfig, adapters: Sequence[LoraAdapter]) -> ServeConfig:
@@ -142,64 +132,18 @@ def unrolled(config: ServeConfig, adapters: Sequence[LoraAdapter]) -> ServeConfi
     return config.model_copy(update={"adapters": (*kept, others) if len(kept) < len(adapters) else kept})
 
 
-def secrets_of(adapters: Sequence[LoraAdapter]) -> tuple[str, ...]:
-    """The pull secrets of all adapters, each once."""
-    return tuple(dict.fromkeys(secret for one in adapters for secret in one.secrets))
-
-
 def mounts(adapters: Sequence[LoraAdapter]) -> list[Mounted]:
     """The volumes of the model server that hold adapters."""
     found = [
-        pods.mounted(_volume_name(one.name), one.path, dict(one.volume), read_only=True)
+        pods.mounted(label(VOLUME, one.name), one.path, dict(one.volume), read_only=True)
         for one in adapters
         if one.volume is not None
     ]
-    if any(one.source is not None for one in adapters):
-        found.append(pods.empty_dir(VOLUME, contracts.FETCHED_ADAPTERS_MOUNT))
-    return found
+    return [*found, *fetched_mounts(adapters)]
 
 
-def secret_mounts(adapters: Sequence[LoraAdapter]) -> list[Mounted]:
-    """The pull secrets as files, for the init container alone."""
-    return [
-        pods.mounted(_secret_volume(secret), _secret_path(secret), {"secret": {"secretName": secret}}, read_only=True)
-        for secret in secrets_of(adapters)
-    ]
-
-
-def init_containers(adapters: Sequence[LoraAdapter], image: str, config: Mounted) -> list[Manifest]:
-    """The container that fetches adapters before the model server starts; none where there are none to fetch."""
+def fetched_mounts(adapters: Sequence[LoraAdapter]) -> list[Mounted]:
+    """The folder that adapters are fetched into; none where none are."""
     if not any(one.source is not None for one in adapters):
         return []
-    folder = pods.empty_dir(VOLUME, contracts.FETCHED_ADAPTERS_MOUNT)
-    return [
-        {
-            "name": CONTAINER,
-            "image": image,
-            "command": list(COMMAND),
-            "securityContext": {"allowPrivilegeEscalation": False},
-            # Our runtime leaves a Failure there; what ends before it can is told by the log's last lines.
-            "terminationMessagePolicy": "FallbackToLogsOnError",
-            "volumeMounts": [dict(mounted.mount) for mounted in (config, folder, *secret_mounts(adapters))],
-        }
-    ]
-
-
-def _secret_path(secret: str) -> str:
-    return f"{contracts.PULL_SECRETS_MOUNT}/{secret}"
-
-
-def _secret_volume(secret: str) -> str:
-    return _label(f"pull-secret-{secret}")
-
-
-def _volume_name(adapter: str) -> str:
-    return _label(f"{VOLUME}-{adapter}")
-
-
-def _label(name: str) -> str:
-    """A volume's name is a DNS label; those of adapters and Secrets may have dots and be longer."""
-    if len(name) <= 63 and "." not in name:
-        return name
-    kind = "pull-secret" if name.startswith("pull-secret-") else VOLUME
-    return f"{kind}-{hashlib.sha256(name.removeprefix(f'{kind}-').encode()).hexdigest()[:16]}"
+    return [pods.empty_dir(VOLUME, contracts.FETCHED_ADAPTERS_MOUNT)]

@@ -24,13 +24,13 @@ from kaito.kube.resource import CONFIG_MAPS, STATEFUL_SETS
 from kaito.operator import pods
 from kaito.operator.pods import Mounted
 from kaito.operator.settings import Settings
-from kaito.operator.workspace import adapters
+from kaito.operator.workspace import adapters, fetching, weights
+from kaito.operator.workspace.fetching import Fetch
 from kaito.operator.workspace.nodes import Placement
 from kaito.operator.workspace.observe import headless_name, serve_config_name
 from kaito.operator.workspace.wanted import UserConfig, Wanted
 
 COMMAND = ["kaito-runtime", "serve", "--config", f"{contracts.CONFIG_MOUNT}/{contracts.SERVE_CONFIG_KEY}"]
-_FETCH_CONFIG = f"{contracts.CONFIG_MOUNT}/{contracts.FETCH_CONFIG_KEY}"
 TOKEN_KEY = "HF_TOKEN"
 """The key of a modelAccessSecret, and the variable that Hugging Face's libraries read."""
 COPIED_LABELS = (names.INFERENCESET_CREATED_BY_LABEL, names.MULTIROLE_CREATED_BY_LABEL, names.INFERENCE_ROLE_LABEL)
@@ -62,7 +62,10 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
     options: dict[str, Any] = {
         **flags.options(),
         # A repository's own code runs only where its commit is pinned: what was looked at is what is run.
-        "trust_remote_code": flags.trust_remote_code and model.is_known and model.revision is not None,
+        "trust_remote_code": flags.trust_remote_code
+        and wanted.weights is None
+        and model.is_known
+        and bool(model.revision),
         "extra_args": _extra_args(rendering, flags, on_gpu=on_gpu),
     }
     if not on_gpu:
@@ -83,7 +86,7 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         gpu_memory_utilization=utilization,
         parallelism=placement.parallelism,
         adapters=adapters.in_config(wanted.adapters),
-        fetch_config=_FETCH_CONFIG if adapters.fetch_config(wanted.adapters) else None,
+        fetch_config=fetching.CONFIG_PATH if adapters.fetches(wanted.adapters) else None,
         user_config=f"{contracts.USER_CONFIG_MOUNT}/{contracts.USER_CONFIG_KEY}" if rendering.user_config else None,
         user_config_name=rendering.user_config.name if rendering.user_config else None,
         **options,
@@ -127,8 +130,13 @@ def config_map(rendering: Rendering, config: ServeConfig) -> Manifest:
     }
 
 
+def _fetches(wanted: Wanted) -> tuple[Fetch, ...]:
+    fetched = weights.fetches(wanted.weights, wanted.model) if wanted.model is not None else ()
+    return (*fetched, *adapters.fetches(wanted.adapters))
+
+
 def _fetch_data(wanted: Wanted) -> dict[str, str]:
-    fetch = adapters.fetch_config(wanted.adapters)
+    fetch = fetching.fetch_config(_fetches(wanted))
     return {contracts.FETCH_CONFIG_KEY: _json(fetch)} if fetch else {}
 
 
@@ -140,8 +148,10 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
     """The StatefulSet that serves a preset."""
     user_config = rendering.user_config
     fixed = _json(adapters.unrolled(config, rendering.wanted.adapters))
+    fetched = weights.fetches(rendering.wanted.weights, model)
+    fixed += "".join(_json(one.item()) for one in fetched)
     digest = hashlib.sha256((fixed + (user_config.text if user_config else "")).encode()).hexdigest()
-    mounts = _mounts(rendering, settings)
+    mounts, fetches = _mounts(rendering, settings), _fetches(rendering.wanted)
     container: Manifest = {
         "name": rendering.manifest["metadata"]["name"],
         "image": settings.runtime_image,
@@ -162,12 +172,13 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "automountServiceAccountToken": False,
         "containers": [container],
         "tolerations": [*pods.tolerations(), *rendering.placement.tolerations],
-        "volumes": [mount.volume for mount in (*mounts, *adapters.secret_mounts(rendering.wanted.adapters))],
+        "volumes": [mount.volume for mount in (*mounts, *fetching.secret_mounts(fetches))],
     }
-    fetching = adapters.init_containers(rendering.wanted.adapters, settings.runtime_image, mounts[0])
-    if fetching:
-        spec["initContainers"] = fetching
-    secrets = adapters.secrets_of(rendering.wanted.adapters)
+    folders = [*([_weights(settings)] if fetched else []), *adapters.fetched_mounts(rendering.wanted.adapters)]
+    init_containers = fetching.init_containers(fetches, settings.runtime_image, [mounts[0], *folders])
+    secrets = fetching.secrets_of(fetches)
+    if init_containers:
+        spec["initContainers"] = init_containers
     if secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in secrets]
     affinity = pods.node_affinity(rendering.placement.requirements)

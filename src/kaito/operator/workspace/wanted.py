@@ -23,6 +23,7 @@ from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import Manifest
 from kaito.operator.workspace.adapters import LoraAdapter, lora_adapters
 from kaito.operator.workspace.observe import Observed, UnknownPreset
+from kaito.operator.workspace.weights import WeightsImage, weights_image
 
 MAX_NAME = 52
 """A StatefulSet's name and an 11-character hash make a label value, which Kubernetes limits to 63."""
@@ -67,6 +68,8 @@ class Wanted:
     adapters: tuple[LoraAdapter, ...] = ()
     tolerations: tuple[Manifest, ...] = ()
     """Taints that the pods accept because the user says so."""
+    weights: WeightsImage | None = None
+    """Where the weights are, when it is a registry."""
     token_secret: str = ""
     """The Secret with the Hugging Face token; empty without one."""
     tuning: Tuning | None = None
@@ -134,12 +137,16 @@ def _inference(
     adapters = lora_adapters(inference.adapters)
     if isinstance(adapters, str):
         return _invalid(adapters)
+    weights = weights_image(workspace.annotations)
+    if isinstance(weights, str):
+        return _invalid(weights)
     options = inference.preset.preset_options if inference.preset else None
     return Wanted(
         workspace,
         engine,
         model=model,
         adapters=adapters,
+        weights=weights,
         tolerations=tolerations,
         token_secret=options.model_access_secret if options else "",
     )

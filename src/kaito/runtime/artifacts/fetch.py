@@ -106,10 +106,10 @@ def fetch_item(
     errand = replace(errand, watch=on_progress) if on_progress else errand
     try:
         with staged(destination, source) as staging:
-            record = bring(errand, staging)
+            record = staging.found or bring(errand, staging)
     finally:
         transport.close()
-    return Fetched(destination, record.digest, record.bytes, was_there=False)
+    return Fetched(destination, record.digest, record.bytes, was_there=staging.found is not None)
 
 
 def place_of(path: str, settings: Settings) -> Path:

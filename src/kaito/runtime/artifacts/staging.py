@@ -70,6 +70,8 @@ class Staging:
     destination: Path
     place: Path
     source: str
+    found: Record | None = None
+    """The destination as somebody else filled it from the same source, while we waited for the lock."""
 
     @property
     def tree(self) -> Path:
@@ -124,6 +126,8 @@ def sizes(folder: Path) -> dict[str, int]:
 def staged(destination: Path, source: str) -> Iterator[Staging]:
     """The hidden folder, held by us alone; what an earlier try for the same source left is still in it.
 
+    Several processes that want the same wait for each other, and all but the first find it there (`found`).
+
     Raises Failed when the destination may not be filled or the disk is full; then nothing stays.
     """
     if not is_free(destination):
@@ -134,6 +138,10 @@ def staged(destination: Path, source: str) -> Iterator[Staging]:
     try:
         place.mkdir(parents=True, exist_ok=True)
         with locked(place.with_name(place.name + ".lock")):
+            there = recorded(destination)
+            if there is not None and there.source == source:
+                yield Staging(destination, place, source, there)
+                return
             yield _prepared(destination, place, source)
     except OSError as error:
         raise disk_trouble(error, place) from None

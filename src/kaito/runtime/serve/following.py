@@ -106,15 +106,15 @@ class Following:
         """Bring the engine to what is wanted."""
         before = dict(self.loaded)
         for name in [name for name in self.loaded if name not in wanted]:
-            await self._unload(name)
+            await self._take_out(name)
         for name, wish in wanted.items():
             if self.loaded.get(name) == wish or self._failed.get(name) == wish:
                 continue
             try:
                 await self._load(config, wish)
-            except Failed as error:
+            except (Failed, OSError) as error:
                 self._failed[name] = wish
-                self.say(failure_line(error.failure))
+                self.say(failure_line(error.failure) if isinstance(error, Failed) else f"kaito-runtime: {error}")
         if self.loaded != before:
             self.on_change(tuple(self.loaded))
 
@@ -129,13 +129,14 @@ class Following:
             self.restart()
             return
         scaled = with_strength(here, self.scratch)
-        if adapter.name in self.loaded:
-            await self._unload(adapter.name)
+        if self.loaded.pop(adapter.name, None) is not None:
+            await self._ask(UNLOAD, adapter.name)
         await self._ask(LOAD, adapter.name, lora_path=scaled.path)
         self.loaded[adapter.name] = wish
         self.say(f"kaito-runtime: the adapter {adapter.name} is served (strength {adapter.strength:g})")
 
-    async def _unload(self, name: str) -> None:
+    async def _take_out(self, name: str) -> None:
+        """Unload an adapter that is not wanted any more, and free its space on the disk."""
         adapter, source = self.loaded.pop(name)
         try:
             await self._ask(UNLOAD, name)
