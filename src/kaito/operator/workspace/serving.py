@@ -174,7 +174,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "tolerations": [*pods.tolerations(), *rendering.placement.tolerations],
         "volumes": [mount.volume for mount in (*mounts, *fetching.secret_mounts(fetches))],
     }
-    folders = [*([_weights(settings)] if fetched else []), *adapters.fetched_mounts(rendering.wanted.adapters)]
+    folders = [*([weights_mount(settings)] if fetched else []), *adapters.fetched_mounts(rendering.wanted.adapters)]
     init_containers = fetching.init_containers(fetches, settings.runtime_image, [mounts[0], *folders])
     secrets = fetching.secrets_of(fetches)
     if init_containers:
@@ -257,7 +257,7 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
     mounts = [
         pods.config_map("serve-config", contracts.CONFIG_MOUNT, serve_config_name(name)),
         pods.empty_dir("dshm", "/dev/shm", in_memory=True),
-        weights(settings),
+        weights_mount(settings),
         *local_weights(settings),
     ]
     if rendering.user_config:
@@ -266,7 +266,7 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
     return mounts
 
 
-def weights(settings: Settings) -> Mounted:
+def weights_mount(settings: Settings) -> Mounted:
     """Where downloaded weights are kept."""
     name = "model-weights-volume"
     if settings.weights_cache:

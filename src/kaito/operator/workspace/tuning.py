@@ -41,7 +41,7 @@ from kaito.operator.workspace.nodes import Placement
 from kaito.operator.workspace.observe import Observed, tune_config_name
 from kaito.operator.workspace.progress import progress_of
 from kaito.operator.workspace.revision import spec_hash
-from kaito.operator.workspace.serving import TOKEN_KEY, local_weights, weights
+from kaito.operator.workspace.serving import TOKEN_KEY, local_weights, weights_mount
 from kaito.operator.workspace.wanted import Tuning, Wanted
 
 Stage = Literal["Pending", "Running", "Succeeded", "Failed"]
@@ -230,7 +230,7 @@ def _mounts(rendering: Rendering, config: TuneConfig, settings: Settings) -> Ite
     yield pods.config_map("tune-config", contracts.CONFIG_MOUNT, ours)
     yield pods.config_map("config-volume", contracts.USER_CONFIG_MOUNT, tuning.config_map or ours)
     yield pods.empty_dir("dshm", "/dev/shm", in_memory=True)
-    yield weights(settings)
+    yield weights_mount(settings)
     yield from local_weights(settings)
     if tuning.input.volume_source is not None:
         yield pods.mounted("data-volume", contracts.DATA_MOUNT, dict(tuning.input.volume_source), read_only=True)
