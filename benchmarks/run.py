@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.e2e.machine import REPOSITORY, Machine
 from tests.engine_process import EngineProcess
 
-from benchmarks import creates, idle, provisioner
+from benchmarks import creates, front, idle, provisioner, serving
 from kaito.api.kinds import WORKSPACES
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
@@ -42,6 +42,8 @@ class Row:
     values: list[float]
     target: float | None = None
     """The median is to be no more; None where nothing is promised."""
+    at_least: float | None = None
+    """The median is to be no less."""
 
     def markdown(self) -> str:
         """Median, best, worst, count, target, and whether the median keeps it."""
@@ -49,6 +51,8 @@ class Row:
         target = kept = ""
         if self.target is not None:
             target, kept = f"≤ {self.target:g} {self.unit}", "yes" if median <= self.target else "**no**"
+        if self.at_least is not None:
+            target, kept = f"≥ {self.at_least:g} {self.unit}", "yes" if median >= self.at_least else "**no**"
         spread = f"{min(self.values):.3g} … {max(self.values):.3g}"
         return f"| {self.what} | {median:.3g} {self.unit} | {spread} | {len(self.values)} | {target} | {kept} |"
 
@@ -131,9 +135,41 @@ def measure() -> list[Row]:
             rows.append(first_answer(machine, "vllm", target=60))
         finally:
             machine.down()
+        rows += front_alone()
+        rows += model_servers(folder / "servers", cache / "kaito" / "models")
         rows += creates_per_second(folder / "creates")
         rows += idle_costs(folder / "idle")
         rows += provisioning(folder / "provisioner")
+    return rows
+
+
+def front_alone() -> list[Row]:
+    """The front before an engine that costs nothing."""
+    found = front.measure()
+    return [
+        Row("front alone: requests by its processor time", "/s a core", found.requests_per_core_s, at_least=2000),
+        Row("front alone: processor time of a 220 KB request", "ms", found.large_ms),
+        Row("front alone: added to events of 2,000 streams, p99", "ms", found.added_p99_ms, 5),
+        Row("front alone: memory that stays after the requests above", "MiB", [found.rss_growth_mib], 8),
+    ]
+
+
+def model_servers(folder: Path, weights: Path) -> list[Row]:
+    """What the front costs before a real engine, and what batching brings."""
+    ratios = serving.front_ratios(folder / "front", weights)
+    rows = []
+    for streams in serving.STREAMS:
+        at = f"through the front / vLLM itself, {streams} streams"
+        rows += [
+            Row(f"throughput {at}", "×", ratios.throughput[streams], at_least=0.97),
+            Row(f"1 / TTFT p50 {at}", "×", ratios.ttft_p50[streams], at_least=0.97),
+            Row(f"1 / TTFT p99 {at}", "×", ratios.ttft_p99[streams], at_least=0.97),
+        ]
+    gain = serving.batching_gain(folder / "batching", weights)
+    rows.append(Row("transformers: 16 requests at once / one by one", "×", gain, at_least=5))
+    rows.append(
+        Row("first token after a cold start: added to vLLM's", "s", serving.added_start_s(folder, weights), 1.5)
+    )
     return rows
 
 

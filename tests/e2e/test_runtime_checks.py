@@ -76,6 +76,21 @@ def test_a_wrong_config_names_its_field(tmp_path: Path, change: dict[str, object
     assert word in last_words(tmp_path)["message"]
 
 
+def test_an_unknown_option_is_named_with_its_config_map_before_anything_starts(tmp_path: Path) -> None:
+    config = serve_config(tmp_path, "vllm", local_dirs=["/nowhere"])
+    user = tmp_path / "inference_config.yaml"
+    user.write_text("vllm:\n  max-model-lem: 2048\n")
+    given = {**json.loads(config.read_text()), "user_config": str(user), "user_config_name": "mine"}
+    config.write_text(json.dumps(given))
+    code, output, seconds = run(config, tmp_path)
+    assert code == 1 and seconds < 10 and "Traceback" not in output and "starting" not in output
+    words = last_words(tmp_path)
+    assert words["reason"] == "UnknownEngineOption"
+    assert words["message"] == (
+        "Key inference_config.yaml of ConfigMap mine: vllm has no option max-model-lem; did you mean max-model-len?"
+    )
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     config = serve_config(tmp_path, "vllm")
     with socket.socket() as taken:

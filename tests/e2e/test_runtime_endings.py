@@ -67,20 +67,6 @@ def test_a_stop_while_the_engine_starts_leaves_nothing(request: pytest.FixtureRe
     assert not server.last_words.exists()
 
 
-def test_an_unknown_option_is_named_before_the_model_loads(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    config = serve_config(tmp_path, "vllm", local_dirs=[demo_weights(request)])
-    user = tmp_path / "inference_config.yaml"
-    user.write_text("vllm:\n  max-model-lem: 2048\n")
-    config.write_text(json.dumps({**json.loads(config.read_text()), "user_config": str(user)}))
-    with RuntimeProcess(config, tmp_path) as server:
-        assert server.process.wait(60) == 1
-        failure = json.loads(server.last_words.read_text())
-        assert failure["reason"] == "UnknownEngineOption"
-        assert "no option max-model-lem; did you mean max-model-len?" in failure["message"]
-        assert "starting" not in server.log.read_text()
-    assert server.survivors() == []
-
-
 def test_options_of_every_type_reach_vllm_and_a_killed_front_leaves_nothing(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ CASES = (
     Case(HERE / "cases" / "weights_from_a_registry.yaml", settings=Settings(weights_cache="/var/cache/kaito")),
     Case(HERE / "cases" / "hub_id.yaml", settings=Settings(weights_cache="/var/cache/kaito")),
     Case(HERE / "cases" / "load_balancer.yaml"),
+    Case(HERE / "cases" / "api_keys.yaml"),
     Case(HERE / "cases" / "set_member.yaml", (gpu_node("chat", gpus=4),), BYO, Settings()),
     Case(HERE / "cases" / "two_nodes.yaml", (gpu_node("huge", gpus=4), gpu_node("huge", "gpu-b", 4)), BYO, Settings()),
     Case(HERE / "cases" / "ordered_azure.yaml", (), AZURE, Settings()),

@@ -21,6 +21,7 @@ USER_CONFIG_MOUNT = "/mnt/config"
 USER_CONFIG_KEY = "inference_config.yaml"
 WEIGHTS_MOUNT = "/workspace/weights"
 LOCAL_WEIGHTS_MOUNT = "/workspace/local-weights"
+API_KEYS_MOUNT = "/etc/kaito-api-keys"
 ADAPTERS_MOUNT = "/mnt/adapter"
 """Below it, by name, the adapters that lie on volumes."""
 FETCHED_ADAPTERS_MOUNT = "/mnt/fetched-adapters"
@@ -36,7 +37,6 @@ OUTPUT_ROOT = "/mnt"
 """`output_dir` of a training configuration is below it."""
 DEFAULT_OUTPUT_DIR = "/mnt/output"
 PUSH_SECRET_MOUNT = "/root/.docker"
-PULL_SECRETS_MOUNT = "/root/.docker/config.d"
 USELESS_TO_RETRY = 64
 """Exit code of a container that would fail in the same way again: what it was given has to be corrected first."""
 
@@ -95,6 +95,12 @@ class ServeConfig(Contract):
     """None lets the engine take what fits."""
     gpu_memory_utilization: float | None = None
     parallelism: Parallelism = Parallelism()
+    nodes: int = Field(default=1, ge=1)
+    """Over how many pods the model is spread; each pod's index is its rank, and rank 0 has the API."""
+    peers: tuple[str, ...] = ()
+    """Where the pods find each other, by rank; as many as `nodes` when there are several."""
+    rendezvous_port: int = 29500
+    """The port of rank 0 at which the engines meet."""
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     chat_template: str | None = None
@@ -113,6 +119,8 @@ class ServeConfig(Contract):
     """Path of the user's `inference_config.yaml`, whose values win over ours."""
     user_config_name: str | None = None
     """The ConfigMap that it comes from, for messages."""
+    benchmark: Literal["off", "light", "full"] = "off"
+    """What the pod measures of itself once it is Ready."""
     api_keys_dir: str | None = None
     """Folder with one file an API key, as a Secret is mounted; None lets everybody ask."""
 

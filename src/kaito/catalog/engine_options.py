@@ -81,7 +81,7 @@ def file_problem(content: Mapping[Any, Any], engine: Engine) -> str | None:
         if key not in SERVER_KEYS and key not in ENGINES:
             hint = _meant(str(key), [*SERVER_KEYS, *ENGINES])
             where = f" Options of the engine stand below `{engine}:`." if _known(str(key), engine) else ""
-            return f"it has no key {key}{hint}.{where}"
+            return f"it has no key {key}{hint or '.'}{where}"
     section = content.get(engine)
     if section is None:
         return None
@@ -90,7 +90,7 @@ def file_problem(content: Mapping[Any, Any], engine: Engine) -> str | None:
     for key, value in section.items():
         problem = option_problem(str(key), value, engine)
         if problem is not None:
-            return f"{problem}."
+            return problem if problem.endswith("?") else f"{problem}."
     return None
 
 

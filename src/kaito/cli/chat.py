@@ -12,7 +12,7 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -32,26 +32,33 @@ def chat(
     question: Annotated[str | None, typer.Argument(help="One question; a conversation when left out.")] = None,
     *,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
+    api_key: Annotated[
+        str, typer.Option(envvar="KAITO_API_KEY", help="The key that the model server asks for.", show_envvar=True)
+    ] = "",
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Talk to the model of a Workspace."""
-    asyncio.run(_chat(Key(namespace, name), question, max_tokens, kubeconfig))
+    headers = {"X-Api-Key": api_key} if api_key else {}
+    asyncio.run(_chat(Key(namespace, name), question, max_tokens, kubeconfig, headers=headers))
 
 
-async def _chat(key: Key, question: str | None, max_tokens: int, kubeconfig: Kubeconfig) -> None:
+async def _chat(
+    key: Key, question: str | None, max_tokens: int, kubeconfig: Kubeconfig, *, headers: dict[str, str]
+) -> None:
     async with Client(connect.cluster(kubeconfig)) as client:
         why = phases.trouble(await client.get(WORKSPACES, key.name, key.namespace))
         if why is not None:
             raise UserError(f"{key.name} is not Ready: {why.message}", f"Watch it: kaito get {key.name} --watch")
-        model = await model_name(client, key)
+        model = await model_name(client, key, headers)
         messages: list[Message] = []
         if question is None and sys.stdin.isatty():
             print(f"{model} answers. An empty line ends the conversation.")
         while (asked := question or read_question()) is not None:
             messages.append({"role": "user", "content": asked})
             said = ""
-            async for piece in answer(client, key, model=model, messages=messages, max_tokens=max_tokens):
+            given = {"model": model, "messages": messages, "max_tokens": max_tokens}
+            async for piece in answer(client, key, given, headers=headers):
                 print(piece, end="", flush=True)
                 said += piece
             print()
@@ -80,25 +87,23 @@ def service_path(key: Key, path: str) -> str:
     return f"/api/v1/namespaces/{key.namespace}/services/{key.name}:80/proxy{path}"
 
 
-async def model_name(client: Client, key: Key) -> str:
+async def model_name(client: Client, key: Key, headers: dict[str, str]) -> str:
     """The name of the first model that the Workspace serves. Raises UserError when it serves none."""
-    body = await connect.request(client, "GET", service_path(key, "/v1/models"))
+    body = await connect.request(client, "GET", service_path(key, "/v1/models"), headers=headers)
     try:
         return str(msgspec.json.decode(body)["data"][0]["id"])
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"{key.name} does not say which model it serves.", f"Look: kaito logs {key.name}") from error
 
 
-async def answer(
-    client: Client, key: Key, model: str, messages: list[Message], *, max_tokens: int
-) -> AsyncIterator[str]:
+async def answer(client: Client, key: Key, given: dict[str, Any], *, headers: dict[str, str]) -> AsyncIterator[str]:
     """The model's answer in pieces as they come. Raises UserError with the server's words when it refuses."""
-    body = {"model": model, "messages": messages, "stream": True, "max_tokens": max_tokens, "temperature": 0}
+    body = {**given, "stream": True, "temperature": 0}
     async with client.stream(
         "POST",
         service_path(key, "/v1/chat/completions"),
         body=msgspec.json.encode(body),
-        headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
+        headers={"Content-Type": "application/json", "Accept": "text/event-stream", **headers},
     ) as response:
         if response.status != 200:
             text = b"".join([chunk async for chunk in response]).decode(errors="replace")

@@ -99,7 +99,7 @@ async def serve_and_ask(console: Console, kubeconfig: Path, runtime: str, questi
             await wait.show_phases(console, client, key, timeout_s=READY_WITHIN_S)
         except UserError as error:
             raise UserError(str(error), TO_LOOK_AROUND) from error
-        model = await chat.model_name(client, key)
+        model = await chat.model_name(client, key, {})
         console.print(f"\n> {question}", style="bold", highlight=False)
         await print_answer(client, key, model, question)
         console.print(f"\nFrom apply to the answer   {time.monotonic() - began:6.1f} s", highlight=False)
@@ -107,7 +107,7 @@ async def serve_and_ask(console: Console, kubeconfig: Path, runtime: str, questi
 
 async def print_answer(client: Client, key: Key, model: str, question: str) -> None:
     """Stream one answer to standard output."""
-    messages = [{"role": "user", "content": question}]
-    async for piece in chat.answer(client, key, model=model, messages=messages, max_tokens=200):
+    given = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": 200}
+    async for piece in chat.answer(client, key, given, headers={}):
         print(piece, end="", flush=True)
     print()

@@ -16,6 +16,8 @@ from kaito.api.contracts import HTTP_PORT
 from kaito.kube.manifest import Manifest
 
 GPU_RESOURCE = "nvidia.com/gpu"
+RUNTIME_USER = 10001
+"""The user of the runtime image."""
 HEALTH_PATH = "/health"
 STARTUP_PERIOD_S = 1
 READINESS_PERIOD_S = 5
@@ -77,6 +79,30 @@ def _probe(get: Manifest, period_s: int, failures: int) -> Manifest:
         "timeoutSeconds": PROBE_TIMEOUT_S,
         "successThreshold": 1,
         "failureThreshold": failures,
+    }
+
+
+def container_security() -> Manifest:
+    """A container that writes to its volumes only and can gain no rights; what it needs to write is mounted."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+
+
+def pod_security(*, root: bool) -> Manifest:
+    """An ordinary user, to whom the pod's volumes belong. A folder of the node (`root`) belongs to the node's root as
+    the kubelet makes it, so that only root, without any capability, can write there."""
+    profile = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if root:
+        return profile
+    return {
+        "fsGroup": RUNTIME_USER,
+        "runAsGroup": RUNTIME_USER,
+        "runAsNonRoot": True,
+        "runAsUser": RUNTIME_USER,
+        **profile,
     }
 
 

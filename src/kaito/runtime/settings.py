@@ -26,6 +26,10 @@ class Settings:
     """`KAITO_ROOT`: the folder that stands for `/` when pods run as plain processes."""
     termination_log: str = "/dev/termination-log"
     """`KAITO_TERMINATION_LOG`: where the last words go."""
+    pod_index: str | None = None
+    """`POD_INDEX`: this pod's number in its StatefulSet; its rank where a model is spread over pods."""
+    hostname: str = ""
+    """`HOSTNAME`: the pod's name, whose end is the same number."""
     hub_token: str | None = field(default=None, repr=False)
     """`HF_TOKEN`: for gated models."""
     hub_endpoint: str = DEFAULT_HUB
@@ -49,6 +53,8 @@ def from_environment() -> Settings:
         host=os.environ.get("KAITO_HOST") or "0.0.0.0",
         root=Path(root) if root else None,
         termination_log=os.environ.get("KAITO_TERMINATION_LOG") or "/dev/termination-log",
+        pod_index=os.environ.get("POD_INDEX") or None,
+        hostname=os.environ.get("HOSTNAME") or "",
         hub_token=os.environ.get("HF_TOKEN") or None,
         hub_endpoint=(os.environ.get("HF_ENDPOINT") or DEFAULT_HUB).rstrip("/"),
         environment=dict(os.environ),

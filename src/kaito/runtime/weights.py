@@ -99,6 +99,21 @@ async def ask_hub(source: ModelSource, settings: Settings) -> str | None:
     return None if status < 400 else f"the hub {settings.hub_endpoint} answered with status {status}"
 
 
+async def hub_bytes(model_id: str, revision: str | None, settings: Settings) -> int | None:
+    """How many bytes the hub's files of a model have together, folders included; None when it does not say."""
+    headers = {"Authorization": f"Bearer {settings.hub_token}"} if settings.hub_token else {}
+    url = f"{settings.hub_endpoint}/api/models/{model_id}/revision/{revision or 'main'}?blobs=true"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30), trust_env=True) as session,
+            session.get(url, headers=headers) as response,
+        ):
+            files = (await response.json()).get("siblings") if response.status == 200 else None
+        return sum(int(file.get("size") or 0) for file in files) or None if files else None
+    except (TimeoutError, aiohttp.ClientError, OSError, ValueError, AttributeError, TypeError):
+        return None
+
+
 async def resolve(source: ModelSource, settings: Settings) -> Weights:
     """Where to take the weights from; raises Failed (ModelWeightsNotFound) when there is no way to get them."""
     download_dir = settings.path(source.download_dir)

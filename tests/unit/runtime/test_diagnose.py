@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kaito.runtime.serve.diagnose import bare, diagnose, phase_of
+from kaito.runtime.serve.memory import oom_kills
 
 NOISE = ["INFO: Started server process [1]", "nanobind: leaked 4 instances!"]
 
@@ -17,15 +20,17 @@ NOISE = ["INFO: Started server process [1]", "nanobind: leaked 4 instances!"]
         (
             2,
             "api_server.py: error: unrecognized arguments: --max-model-lem 5",
-            "InferenceEngineFailed",
+            "UnknownEngineOption",
             "--max-model-lem",
         ),
-        (2, "No such option: --colour", "InferenceEngineFailed", "--colour"),
+        (2, "No such option: --colour", "UnknownEngineOption", "--colour"),
         (2, "api_server.py: error: argument --dtype: invalid choice: 'x'", "InferenceConfigInvalid", "--dtype"),
-        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried", "InferenceEngineFailed", "GPU ran out of memory"),
-        (1, "ValueError: No available memory for the cache blocks.", "InferenceEngineFailed", "KV cache"),
+        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried", "GPUOutOfMemory", "GPU ran out of memory"),
+        (1, "ValueError: No available memory for the cache blocks.", "KVCacheTooSmall", "KV cache"),
         (1, "ModuleNotFoundError: No module named 'flash_attn'", "InferenceEngineMissing", "flash_attn"),
-        (1, "RuntimeError: No CUDA GPUs are available", "InferenceEngineFailed", "no usable GPU"),
+        (1, "RuntimeError: No CUDA GPUs are available", "GPUNotFound", "no usable GPU"),
+        (1, "torch.AcceleratorError: CUDA error: an illegal memory access was", "CUDAError", "illegal memory access"),
+        (1, "RuntimeError: NCCL error in: unhandled system error", "GPUCommunicationFailed", "unhandled system error"),
         (-9, "loading", "ContainerOOMKilled", "SIGKILL"),
         (-11, "loading", "InferenceEngineFailed", "SIGSEGV"),
         (3, "loading", "InferenceEngineFailed", "exit code 3"),
@@ -63,3 +68,12 @@ def test_prefixes_of_the_log_are_left_out() -> None:
 )
 def test_a_phase_is_read_from_the_log(line: str, phase: str | None) -> None:
     assert phase_of("vllm", line) == phase
+
+
+def test_a_kill_for_memory_is_told_from_others_by_the_cgroup(tmp_path: Path) -> None:
+    failure = diagnose("vllm", -9, ["loading"], oom_kills=1)
+    assert failure.reason == "ContainerOOMKilled" and "memory limit was reached" in failure.message
+    assert "mostly" in diagnose("vllm", -9, ["loading"]).message
+    assert oom_kills(tmp_path) == 0
+    (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 2\noom_group_kill 0\n")
+    assert oom_kills(tmp_path) == 2

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
+import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -354,7 +356,13 @@ EVERY_ROUTE = [
 
 @pytest.mark.parametrize(("method", "path"), EVERY_ROUTE)
 async def test_every_route_needs_a_key_when_keys_are_set(guarded: Setup, method: str, path: str) -> None:
-    for headers in ({}, bearer("wrong"), {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"}, {"X-Api-Key": KEY}):
+    for headers in (
+        {},
+        bearer("wrong"),
+        {"Authorization": KEY},
+        {"Authorization": f"Basic {KEY}"},
+        {"X-Api-Key": KEY[:-1]},
+    ):
         status, body, answered = await guarded.ask(method, path, headers=headers)
         assert status == 401 and answered["WWW-Authenticate"] == "Bearer"
         if method != "HEAD":
@@ -378,6 +386,11 @@ async def test_a_key_opens_the_door_and_stays_at_it(guarded: Setup) -> None:
         b'kaito_api_key_requests_total{client="alice"} 3'
         in (await guarded.ask("GET", "/metrics", headers=bearer(KEY)))[1]
     )
+
+
+async def test_a_key_may_come_as_anthropics_clients_send_it(guarded: Setup) -> None:
+    assert (await guarded.ask("POST", "/v1/echo", headers={"X-Api-Key": KEY}))[0] == 200
+    assert not {"authorization", "x-api-key"} & {name.lower() for name in guarded.upstream.headers[-1]}
 
 
 async def test_too_many_requests_a_minute_are_told_when_to_come_again(guarded: Setup) -> None:
@@ -444,8 +457,9 @@ async def test_too_long_a_body_is_refused_with_413(tmp_path: Path) -> None:
 
 async def test_requests_sent_ahead_are_answered_in_order(vllm: Setup) -> None:
     one = b"POST /v1/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
-    answer = await vllm.raw(one + b"abc" + one + b"def" + b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert answer.count(b"HTTP/1.1 200") == 2 and answer.index(b"abc") < answer.index(b"def") < answer.index(b"404")
+    answer = await vllm.raw(one + b"one" + one + b"two" + b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n")
+    places = [answer.index(mark) for mark in (b"\r\n\r\none", b"\r\n\r\ntwo", b"There is no")]
+    assert answer.count(b"HTTP/1.1 200") == 2 and places == sorted(places)
 
 
 async def test_a_client_is_asked_to_go_on_with_a_large_body(vllm: Setup) -> None:
@@ -474,3 +488,55 @@ async def test_a_revoked_key_is_refused_and_a_broken_file_opens_nothing(tmp_path
     (tmp_path / "alice").unlink()
     assert keys.reload(2.0) and keys.client(f"Bearer {KEY}".encode()) is None
     assert keys.client(b"Bearer ") is None and keys.client(b"Bearer secret") is None
+
+
+async def test_fuzzed_requests_never_harm_the_server(vllm: Setup, tmp_path: Path) -> None:
+    chance = random.Random(7)
+    seeds = [
+        b"POST /chat HTTP/1.1\r\nHost: a\r\nContent-Length: 36\r\n\r\n"
+        + b'{"messages":[{"role":"a","content":1}]}'[:36],
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"GET /v1/models/%2e%2e HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    ]
+    for number in range(300):
+        data = bytearray(seeds[number % len(seeds)])
+        for _ in range(chance.randint(1, 6)):
+            at = chance.randrange(len(data))
+            what = chance.randrange(3)
+            if what == 0:
+                data[at] = chance.randrange(256)
+            elif what == 1:
+                del data[at : at + chance.randint(1, 8)]
+                data = data or bytearray(b"x")
+            else:
+                data[at:at] = chance.randbytes(chance.randint(1, 8))
+        reader, writer = await asyncio.open_connection("127.0.0.1", vllm.port)
+        writer.write(bytes(data))
+        writer.write_eof()
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert (await vllm.ask("GET", "/v1/models"))[0] == 200
+    assert vllm.front.queue.in_flight == 0 and vllm.front.state.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            b"[]",
+            b"null",
+            b"3",
+            b'"a"',
+            b"{}",
+            b'{"prompt": 3}',
+            b'{"prompt": "a", "generate_kwargs": []}',
+            b"\xff\xfe",
+        ),
+        *(b'{"messages": [1]}', b'{"prompt": "a", "generate_kwargs": {"temperature": "x"}}', b'{"input_data": 1}'),
+        *(b'{"prompts": [1]}', b'{"prompt": "a", "generate_kwargs": {"max_length": 1e999}}'),
+    ],
+)
+async def test_an_old_chat_that_makes_no_sense_is_a_bad_request(vllm: Setup, body: bytes) -> None:
+    status, answer, _ = await vllm.ask("POST", "/chat", data=body)
+    assert status == 400 and json.loads(answer)["detail"]

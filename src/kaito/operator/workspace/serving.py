@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kaito.api import contracts, names
 from kaito.api.contracts import ServeConfig
@@ -88,6 +88,8 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         adapters=adapters.in_config(wanted.adapters),
         fetch_config=fetching.CONFIG_PATH if adapters.fetches(wanted.adapters) else None,
         user_config=f"{contracts.USER_CONFIG_MOUNT}/{contracts.USER_CONFIG_KEY}" if rendering.user_config else None,
+        benchmark=_benchmark(rendering, on_gpu=on_gpu),
+        api_keys_dir=contracts.API_KEYS_MOUNT if _api_keys(rendering) else None,
         user_config_name=rendering.user_config.name if rendering.user_config else None,
         **options,
     )
@@ -158,7 +160,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "command": list(COMMAND),
         "ports": [{"name": "http", "containerPort": config.port, "protocol": "TCP"}],
         **pods.probes(ready_timeout_s(model)),
-        "securityContext": {"allowPrivilegeEscalation": False},
+        "securityContext": pods.container_security(),
         # The runtime leaves a Failure there; what ends before it can is told by the log's last lines.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [mount.mount for mount in mounts],
@@ -172,6 +174,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "automountServiceAccountToken": False,
         "containers": [container],
         "tolerations": [*pods.tolerations(), *rendering.placement.tolerations],
+        "securityContext": pods.pod_security(root=bool(settings.weights_cache)),
         "volumes": [mount.volume for mount in (*mounts, *fetching.secret_mounts(fetches))],
     }
     folders = [*([weights_mount(settings)] if fetched else []), *adapters.fetched_mounts(rendering.wanted.adapters)]
@@ -257,13 +260,35 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
     mounts = [
         pods.config_map("serve-config", contracts.CONFIG_MOUNT, serve_config_name(name)),
         pods.empty_dir("dshm", "/dev/shm", in_memory=True),
+        pods.empty_dir("tmp", "/tmp"),
         weights_mount(settings),
         *local_weights(settings),
     ]
     if rendering.user_config:
         mounts.append(pods.config_map("config-volume", contracts.USER_CONFIG_MOUNT, rendering.user_config.name))
+    keys = _api_keys(rendering)
+    if keys:
+        # A Secret that is missing keeps the pod from starting: a server that asks for keys never runs without them.
+        mounts.append(
+            pods.mounted("api-keys", contracts.API_KEYS_MOUNT, {"secret": {"secretName": keys}}, read_only=True)
+        )
     mounts += adapters.mounts(rendering.wanted.adapters)
     return mounts
+
+
+def _benchmark(rendering: Rendering, *, on_gpu: bool) -> Literal["off", "light", "full"]:
+    """What the pod measures of itself after it is Ready: a light load for vLLM on GPUs, unless the user says."""
+    annotations = annotations_of(rendering.manifest)
+    if str(annotations.get(names.DISABLE_BENCHMARK_ANNOTATION)).lower() == "true":
+        return "off"
+    if annotations.get(names.BENCHMARK_ANNOTATION) == "full":
+        return "full"
+    return "light" if on_gpu and rendering.wanted.engine == "vllm" else "off"
+
+
+def _api_keys(rendering: Rendering) -> str:
+    """The Secret with the API keys; empty where everybody may ask."""
+    return str(annotations_of(rendering.manifest).get(names.API_KEYS_ANNOTATION) or "").strip()
 
 
 def weights_mount(settings: Settings) -> Mounted:

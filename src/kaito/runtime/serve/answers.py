@@ -56,6 +56,9 @@ class Answers:
     async def health(self, exchange: Exchange) -> None:
         """The engine's own health once it is ready (200 with its body, or its status); before that 503 and how far it
         is. `/healthz` adds what is known about the server's speed."""
+        if self._state.ready and self._backend is None:
+            exchange.respond(200, openai.encoded(self._state.report()))  # a rank without an API
+            return
         if not self._state.ready or self._backend is None or self._session is None:
             exchange.respond(503, openai.encoded(self._state.report()), headers={"Retry-After": "2"})
             return

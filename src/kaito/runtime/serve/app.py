@@ -24,13 +24,15 @@ from aiohttp import ClientSession
 from kaito.api.contracts import ServeConfig
 from kaito.api.names import REASON_ENGINE_FAILED
 from kaito.runtime.failure import Failed, failure_line, write_termination_message
-from kaito.runtime.serve import adapters, transformers, vllm
+from kaito.runtime.serve import adapters, memory, transformers, vllm
+from kaito.runtime.serve.afterwards import benchmark
 from kaito.runtime.serve.backend import ON_THE_SOCKET, Backend, is_healthy, session_on
 from kaito.runtime.serve.diagnose import diagnose, phase_of
 from kaito.runtime.serve.following import Following, bring, wishes
 from kaito.runtime.serve.front import Front
 from kaito.runtime.serve.keys import Keys
 from kaito.runtime.serve.launch import Facts, Launch
+from kaito.runtime.serve.peers import keep_company
 from kaito.runtime.serve.prepare import (
     check_engine,
     gather,
@@ -40,12 +42,13 @@ from kaito.runtime.serve.prepare import (
     resolved,
 )
 from kaito.runtime.serve.relay import EnginePool
-from kaito.runtime.serve.state import READY, STOPPING, ServingState
+from kaito.runtime.serve.state import READY, STOPPING, Download, ServingState
 from kaito.runtime.serve.supervise import EngineProcess
 from kaito.runtime.serve.tensors import shapes_in
+from kaito.runtime.serve.watch import follow_download, watch
 from kaito.runtime.serve.wire import Listener
 from kaito.runtime.settings import Settings
-from kaito.runtime.weights import resolve
+from kaito.runtime.weights import hub_bytes, resolve
 
 DRAIN_S = 5.0
 POLL_S = 0.2
@@ -150,14 +153,22 @@ class Serving:
         self.front.state.enter("Loading the engine")
         engine = await EngineProcess.start(launch, self.settings.environment, on_line=self.note_phase)
         backend = backend_of(self.config, launch, facts)
+        self.front.queue.running = launch.sequences
         async with session_on(launch.socket) as session:
             pool = EnginePool(launch.socket)
-            self.front.attach(backend, session, pool)
-            ready = asyncio.create_task(announce_ready(self.front.state, session, backend))
+            if facts.rank == 0:
+                self.front.attach(backend, session, pool)
+            ready = asyncio.create_task(announce_ready(self.front.state, session, backend, has_api=facts.rank == 0))
+            watching = asyncio.create_task(self.watched(session, backend, ready, rank=facts.rank))
+            downloading = asyncio.create_task(self.follow(facts))
+            measuring = asyncio.create_task(self.measured(session, backend, ready))
             following = asyncio.create_task(self.follow_adapters(facts, session, ready, scratch=scratch))
             try:
-                await self.until_the_end(engine)
+                await self.until_the_end(engine, watching)
             finally:
+                watching.cancel()
+                downloading.cancel()
+                measuring.cancel()
                 ready.cancel()
                 following.cancel()
                 await engine.stop()
@@ -192,12 +203,45 @@ class Serving:
             state.enter(phase)
             say(f"kaito-runtime: {phase} ({state.seconds():.1f} s)")
 
-    async def until_the_end(self, engine: EngineProcess) -> None:
-        """Return when told to stop; raises Failed when the engine ends before that."""
+    async def watched(self, session: ClientSession, backend: Backend, ready: asyncio.Task[None], *, rank: int) -> None:
+        """Watch the other ranks from the start, and the engine once it is ready; raises Failed when one is lost or it
+        hangs."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(keep_company(self.config, rank, time.monotonic))
+            await asyncio.wait((ready,))
+            if rank == 0:
+                group.create_task(watch(session, backend, self.front.queue, time.monotonic))
+
+    async def measured(self, session: ClientSession, backend: Backend, ready: asyncio.Task[None]) -> None:
+        """Measure the server once it is Ready, if that is wanted."""
+        kind = self.config.benchmark
+        if kind == "off":
+            return
+        await asyncio.wait((ready,))
+        await benchmark(kind, session, backend, state=self.front.state, queue=self.front.queue, say=say)
+
+    async def follow(self, facts: Facts) -> None:
+        """Follow the engine's download of the weights, if it makes one."""
+        if facts.local or facts.download_dir is None:
+            return
+        state = self.front.state
+
+        def tell(download: Download) -> None:
+            state.download = download
+
+        folder = Path(facts.download_dir) / ("models--" + facts.model.replace("/", "--"))
+        total = await hub_bytes(facts.model, facts.revision, self.settings)
+        await follow_download(folder, total, tell, time.monotonic)
+
+    async def until_the_end(self, engine: EngineProcess, watching: asyncio.Task[None]) -> None:
+        """Return when told to stop; raises Failed when the engine ends before that, or hangs."""
         ended = asyncio.create_task(engine.wait())
         stopped = asyncio.create_task(self.stop.wait())
         try:
-            await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ended, stopped, watching), return_when=asyncio.FIRST_COMPLETED)
+            if watching.done() and not ended.done() and not self.stop.is_set():
+                self.front.state.phase = ENDED
+                raise_first(watching)
             if ended.done() and not self.stop.is_set():
                 self.front.state.phase = ENDED
                 raise_failure(self.config, engine, ended.result())
@@ -207,9 +251,18 @@ class Serving:
             stopped.cancel()
 
 
+def raise_first(watching: asyncio.Task[None]) -> None:
+    """Raise what a watcher ended with, out of its groups."""
+    error = watching.exception()
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is not None:
+        raise error from None
+
+
 def raise_failure(config: ServeConfig, engine: EngineProcess, code: int) -> NoReturn:
     """Turn the engine's end into a Failed."""
-    failure = diagnose(config.engine, code, list(engine.lines))
+    failure = diagnose(config.engine, code, list(engine.lines), oom_kills=memory.oom_kills() - engine.oom_kills)
     raise Failed(failure.reason, failure.message, failure.next_step)
 
 
@@ -237,9 +290,11 @@ def backend_of(config: ServeConfig, launch: Launch, facts: Facts) -> Backend:
     return Backend(engine=config.engine, names=launch.served_names, chat=chat)
 
 
-async def announce_ready(state: ServingState, session: ClientSession, backend: Backend) -> None:
-    """Wait until the engine answers, and say so."""
-    while not await is_healthy(session, backend):  # noqa: ASYNC110 - another process cannot set an event
+async def announce_ready(
+    state: ServingState, session: ClientSession, backend: Backend, *, has_api: bool = True
+) -> None:
+    """Wait until the engine answers, and say so; a rank without an API is ready to compute once it is started."""
+    while has_api and not await is_healthy(session, backend):  # noqa: ASYNC110 - another process cannot set an event
         await asyncio.sleep(POLL_S)
     state.enter(READY)
     say(f"kaito-runtime: ready after {state.seconds():.1f} s")

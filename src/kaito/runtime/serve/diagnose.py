@@ -14,9 +14,15 @@ from collections.abc import Sequence
 from kaito.api.contracts import Engine, Failure
 from kaito.api.names import (
     REASON_CONFIG_INVALID,
+    REASON_CUDA,
+    REASON_CUDA_MEMORY,
     REASON_ENGINE_FAILED,
     REASON_ENGINE_MISSING,
+    REASON_KV_CACHE,
+    REASON_NCCL,
+    REASON_NO_GPU,
     REASON_OOM_KILLED,
+    REASON_UNKNOWN_FLAG,
     REASON_WEIGHTS_NOT_FOUND,
 )
 
@@ -42,13 +48,13 @@ CONFIG_FIX = "Correct the option in the ConfigMap that inference.config names."
 RULES: tuple[tuple[str, str, str, str], ...] = (
     (
         r"unrecognized arguments: (?P<what>.+)",
-        REASON_ENGINE_FAILED,
+        REASON_UNKNOWN_FLAG,
         "The engine does not know the option {what}.",
         CONFIG_FIX,
     ),
     (
         r"No such option:? (?P<what>\S+)",
-        REASON_ENGINE_FAILED,
+        REASON_UNKNOWN_FLAG,
         "The engine does not know the option {what}.",
         CONFIG_FIX,
     ),
@@ -56,14 +62,14 @@ RULES: tuple[tuple[str, str, str, str], ...] = (
     (r"Invalid value for (?P<what>.+)", REASON_CONFIG_INVALID, "The engine refuses the option {what}.", CONFIG_FIX),
     (
         r"CUDA out of memory|torch\.(?:cuda\.)?OutOfMemoryError|HIP out of memory",
-        REASON_ENGINE_FAILED,
+        REASON_CUDA_MEMORY,
         "The GPU ran out of memory.",
         GPU_MEMORY_FIX,
     ),
     (
         r"No available memory for the cache blocks|larger than the maximum number of tokens that can be stored in KV"
         r"|less than desired (?:GPU|CPU) memory utilization",
-        REASON_ENGINE_FAILED,
+        REASON_KV_CACHE,
         "The model leaves too little memory for its KV cache.",
         GPU_MEMORY_FIX,
     ),
@@ -75,9 +81,22 @@ RULES: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         r"(?P<what>No CUDA GPUs are available|CUDA driver version is insufficient[^\n]*|Found no NVIDIA driver[^\n]*)",
-        REASON_ENGINE_FAILED,
+        REASON_NO_GPU,
         "The engine found no usable GPU: {what}.",
         "Check the node's NVIDIA driver and device plugin, or run on a CPU.",
+    ),
+    (
+        r"(?P<what>CUDA error: [^\n]{1,120}|an illegal memory access was encountered|uncorrectable ECC error[^\n]{0,80}"
+        r"|CUBLAS_STATUS_\w+|GPU has fallen off the bus|Xid[^\n]{1,60})",
+        REASON_CUDA,
+        "The GPU reported an error: {what}.",
+        "The pod starts again. If it recurs, the GPU or its driver is at fault: move the Workspace to another node.",
+    ),
+    (
+        r"(?P<what>NCCL error[^\n]{0,120}|ncclSystemError|ncclUnhandledCudaError|ncclRemoteError)",
+        REASON_NCCL,
+        "The GPUs could not talk to each other: {what}.",
+        "The pod starts again. If it recurs, check the network between the nodes and their GPUs.",
     ),
     (
         r"No module named '?(?P<what>[\w.]+)'?",
@@ -133,8 +152,14 @@ def how_it_ended(code: int) -> str:
         return f"signal {-code}"
 
 
-def diagnose(engine: Engine, code: int, lines: Sequence[str]) -> Failure:
-    """Why the engine ended, from its status and its last lines."""
+def diagnose(engine: Engine, code: int, lines: Sequence[str], *, oom_kills: int = 0) -> Failure:
+    """Why the engine ended, from its status, its last lines, and how often the kernel killed for memory meanwhile."""
+    if oom_kills > 0:
+        return Failure(
+            reason=REASON_OOM_KILLED,
+            message=f"The kernel killed the {engine} engine: the container's memory limit was reached.",
+            next_step=MEMORY_FIX,
+        )
     for pattern, reason, message, step in RULES:
         for line in reversed(lines):
             match = re.search(pattern, bare(line))
@@ -144,7 +169,7 @@ def diagnose(engine: Engine, code: int, lines: Sequence[str]) -> Failure:
     if code == -signal.SIGKILL:
         return Failure(
             reason=REASON_OOM_KILLED,
-            message=f"The {engine} engine was killed (SIGKILL); mostly that means that memory ran out.",
+            message=f"The {engine} engine was killed (SIGKILL); mostly that means that the machine's memory ran out.",
             next_step=MEMORY_FIX,
         )
     error = last_error(lines)

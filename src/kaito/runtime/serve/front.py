@@ -45,7 +45,8 @@ COUNTED_PATHS = frozenset(
     | {"/v1/embeddings", "/tokenize", "/detokenize", "/v1/chat/completions", "/v1/completions"}
 )
 """Paths that are counted by name; the rest is one, so that clients cannot grow the metrics."""
-AUTHORIZATION = b"authorization"
+AUTHORIZATION, API_KEY = b"authorization", b"x-api-key"
+CREDENTIALS = frozenset({AUTHORIZATION, API_KEY})
 BROKEN_OFF = openai.event_of(
     openai.error(
         "The engine ended while it answered; it is started again. Ask once more in a while.",
@@ -96,9 +97,9 @@ class Front:
             return
         client = None
         if self.keys is not None:
-            client = self.keys.client(request.header(AUTHORIZATION))
+            client = self.keys.client(request.header(AUTHORIZATION), request.header(API_KEY))
             if client is None:
-                unauthorized(exchange, AUTHORIZATION in dict(request.headers))
+                unauthorized(exchange, bool(request.header(AUTHORIZATION) or request.header(API_KEY)))
                 return
             over = self.keys.admit(client, exchange.started)
             if over is not None:
@@ -136,7 +137,7 @@ class Front:
             assert self._metered is not None
             self._run(exchange, self._metered.for_client(client))
         else:
-            self._pool.relay(exchange, no_answer, without=AUTHORIZATION if client is not None else b"")
+            self._pool.relay(exchange, no_answer, without=CREDENTIALS if client is not None else frozenset())
 
     def _left_queue(self) -> None:
         self.queue.in_flight -= 1

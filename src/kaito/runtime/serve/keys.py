@@ -161,10 +161,16 @@ class Keys:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def client(self, authorization: bytes) -> ApiKey | None:
-        """Who asks with this `Authorization` header; None for nobody we know."""
+    def client(self, authorization: bytes, api_key: bytes = b"") -> ApiKey | None:
+        """Who asks with these headers (`Authorization: Bearer …`, or `X-Api-Key`); None for nobody we know.
+
+        The second is how Anthropic's clients send it, and what remains of a request that came through a Kubernetes API
+        server, which takes `Authorization` for itself.
+        """
         scheme, _, key = authorization.strip().partition(b" ")
-        found = self._keys.get(digest_of(key.strip())) if scheme.lower() == b"bearer" else None
+        bearer = key.strip() if scheme.lower() == b"bearer" else b""
+        given = [one for one in (bearer, api_key.strip()) if one]
+        found = next((self._keys[digest] for digest in map(digest_of, given) if digest in self._keys), None)
         if found is None:
             self.refused += 1
         return found

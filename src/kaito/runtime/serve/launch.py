@@ -32,6 +32,14 @@ OWNED_BY_FRONT = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What was found out about the machine and the model before the engine starts."""
 
@@ -48,6 +56,10 @@ class Facts:
     """The model's config.json when it is at hand."""
     download_dir: str | None = None
     revision: str | None = None
+    rank: int = 0
+    """This pod's rank, where the model is spread over several."""
+    gpu: Gpu | None = None
+    """The first of the machine's GPUs; all are of one kind."""
     user_options: Mapping[str, Any] = field(default_factory=dict)
     """The engine's section of the user's inference_config.yaml, names with dashes."""
     lora_rank: int = 0
@@ -66,6 +78,8 @@ class Launch:
     environment: Mapping[str, str]
     socket: str
     served_names: tuple[str, ...]
+    sequences: int | None = None
+    """How many sequences the engine works on at once; None when that is not known."""
     ignored: tuple[str, ...] = ()
     """Options of the user that were dropped, for the log."""
 
@@ -77,6 +91,23 @@ def cpu_threads(cpus: int) -> dict[str, str]:
     a thread that was put off by one that spins (measured on two busy cores: 28 ms a token, 8 ms without spinning).
     """
     return {"OMP_NUM_THREADS": str(cpus), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def cache_variables(folder: str | None) -> dict[str, str]:
+    """Variables that keep an engine's caches, and those of what it compiles with, in this folder; none without one."""
+    if folder is None:
+        return {}
+    names = {
+        "HF_HOME": "huggingface",
+        "VLLM_CACHE_ROOT": "vllm",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        "TRITON_CACHE_DIR": "triton",
+        "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+        "NUMBA_CACHE_DIR": "numba",
+        "XDG_CACHE_HOME": "cache",
+        "XDG_CONFIG_HOME": "config",
+    }
+    return {name: f"{folder}/{below}" for name, below in names.items()}
 
 
 def option_name(key: str) -> str:

@@ -115,7 +115,7 @@ def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("repetition_penalty") is not None:
         fields["repetition_penalty"] = options["repetition_penalty"]
     for key, value in fields.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**31:
             raise BadRequest(f"`{key}` must be a number that is not negative.")
     return fields
 

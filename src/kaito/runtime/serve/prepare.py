@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -22,7 +23,9 @@ from kaito.api.contracts import Engine, ServeConfig
 from kaito.api.names import REASON_CONFIG_INVALID, REASON_ENGINE_MISSING, REASON_INVALID_SPEC
 from kaito.runtime.failure import Failed
 from kaito.runtime.serve.adapters import highest_rank
-from kaito.runtime.serve.launch import GIB, Facts, Options, user_options
+from kaito.runtime.serve.launch import Facts, Gpu, Options, user_options
+from kaito.runtime.serve.memory import available_bytes
+from kaito.runtime.serve.ranks import rank_of
 from kaito.runtime.settings import Settings
 from kaito.runtime.weights import Weights
 
@@ -98,18 +101,15 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def available_memory() -> int:
-    """Bytes that are free for this process: the machine's, or less where a cgroup limits it (version 2)."""
-    free = 4 * GIB
+def gpu() -> Gpu | None:
+    """The first GPU's name and memory, as the driver's own tool tells them; None when it cannot."""
+    argv = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-        limit = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
-        return free if limit == "max" else max(0, min(free, int(limit) - used))
-    except (OSError, ValueError):
-        return free
+        text = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True).stdout
+        name, _, mib = text.splitlines()[0].rpartition(",")
+        return Gpu(name.strip(), int(mib) * 1024**2)
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
 
 
 def resolved(config: ServeConfig, settings: Settings) -> ServeConfig:
@@ -129,22 +129,30 @@ def writable_cache(environment: Mapping[str, str]) -> str | None:
     return None if os.access(place, os.W_OK | os.X_OK) else str(Path(tempfile.gettempdir()) / f"kaito-{os.getuid()}")
 
 
+def shipped_template(name: str | None) -> str | None:
+    """The file of a chat template that the config names; None, which takes the model's own, where we ship none of that
+    name (Gemma 4's own knows tools already)."""
+    file = TEMPLATES / f"{name.removesuffix('.jinja')}.jinja" if name else None
+    return str(file) if file is not None and file.is_file() else None
+
+
 def gather(config: ServeConfig, weights: Weights, settings: Settings, options: Options, *, socket: str) -> Facts:
     """The facts that the command line depends on."""
     folder = Path(weights.model)
-    template = TEMPLATES / f"{config.chat_template}.jinja" if config.chat_template else None
     return Facts(
         model=weights.model,
         local=weights.local,
         python=sys.executable,
         socket=socket,
         cpus=available_cpus(),
-        memory_bytes=available_memory(),
+        memory_bytes=available_bytes(),
         model_config=read_json(folder / "config.json") if weights.local else {},
         download_dir=str(weights.download_dir) if weights.download_dir else None,
         revision=weights.revision,
+        rank=rank_of(config, settings.pod_index, settings.hostname),
+        gpu=gpu() if config.device == "cuda" else None,
         user_options=options,
         lora_rank=highest_rank(config),
         cache_dir=writable_cache(settings.environment),
-        chat_template=str(template) if template is not None and template.is_file() else None,
+        chat_template=shipped_template(config.chat_template),
     )

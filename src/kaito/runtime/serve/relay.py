@@ -29,13 +29,13 @@ Failed = Callable[[Exchange], None]
 """Answers for an engine that did not."""
 
 
-def request_head(exchange: Exchange, *, without: bytes = b"", labelled_json: bool = False) -> bytes:
-    """The head that the engine gets; `without` names a header that stays here."""
+def request_head(exchange: Exchange, *, without: frozenset[bytes] = frozenset(), labelled_json: bool = False) -> bytes:
+    """The head that the engine gets; `without` names headers that stay here."""
     request = exchange.request
     named = {name.strip().lower() for name in request.header(b"connection").split(b",")}
     lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.target), b"host: engine"]
     for name, value in request.headers:
-        if name in HOP_BY_HOP or name in named or name == without:
+        if name in HOP_BY_HOP or name in named or name in without:
             continue
         if labelled_json and name == b"content-type":
             value = b"application/json"
@@ -112,7 +112,7 @@ class EngineConnection(asyncio.Protocol):
 
     # The exchange
 
-    def carry(self, exchange: Exchange, failed: Failed, without: bytes) -> None:
+    def carry(self, exchange: Exchange, failed: Failed, without: frozenset[bytes]) -> None:
         """Send the request of this exchange and its answer back."""
         self._exchange, self._failed, self._head, self._buffer = exchange, failed, None, b""
         exchange.on_gone = self._client_gone
@@ -284,7 +284,7 @@ class EnginePool:
         self.last_event = last_event
         """What a stream ends with when the engine breaks off."""
 
-    def relay(self, exchange: Exchange, failed: Failed, *, without: bytes = b"") -> None:
+    def relay(self, exchange: Exchange, failed: Failed, *, without: frozenset[bytes] = frozenset()) -> None:
         """Have this request answered by the engine; `failed` answers when that cannot be had."""
         if self._idle:
             self._idle.pop().carry(exchange, failed, without)
@@ -292,7 +292,7 @@ class EnginePool:
             exchange.connection.pause_reading()
             exchange.run(self._connected(exchange, failed, without))
 
-    async def _connected(self, exchange: Exchange, failed: Failed, without: bytes) -> None:
+    async def _connected(self, exchange: Exchange, failed: Failed, without: frozenset[bytes]) -> None:
         try:
             connection = await self._connect()
         except OSError:

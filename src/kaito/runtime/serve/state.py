@@ -7,6 +7,7 @@ One object per process, made by the composition root and handed to the front. Kn
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ class ServingState:
         self.in_flight = 0
         self.download: Download | None = None
         """How far the download of the weights is, while there is one."""
-        self.facts: dict[str, Any] = {}
+        self.benchmark: dict[str, float] = {}
+        """What a measurement after the start found, by the name of its series."""
+        self.facts: dict[str, Any] = {"life": uuid.uuid4().hex}
         """What else `/healthz` tells, by its key."""
         self._requests: Counter[tuple[str, str, int]] = Counter()
         self._seconds: Counter[str] = Counter()
@@ -116,7 +119,18 @@ class ServingState:
             "# TYPE kaito_requests_in_flight gauge",
             f"kaito_requests_in_flight {self.in_flight}",
         ]
-        return "\n".join([*lines, *self._download_lines(), *self._request_lines()]) + "\n"
+        return "\n".join([*lines, *self._download_lines(), *self._benchmark_lines(), *self._request_lines()]) + "\n"
+
+    def _benchmark_lines(self) -> list[str]:
+        return [
+            line
+            for name, value in sorted(self.benchmark.items())
+            for line in (
+                f"# HELP kaito_benchmark_{name} Measured once after the start.",
+                f"# TYPE kaito_benchmark_{name} gauge",
+                f"kaito_benchmark_{name} {value}",
+            )
+        ]
 
     def _download_lines(self) -> list[str]:
         download = Download(0, 0, 0.0) if self.ready or self.download is None else self.download

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kaito.runtime.serve.launch import Launch
+from kaito.runtime.serve.memory import oom_kills
 
 KEPT_LINES = 400
 HEALTH_CHECK = b'"GET /health HTTP/1.1" 200'
@@ -38,6 +39,8 @@ class EngineProcess:
         self._process = process
         self._group = group
         self._on_line = on_line
+        self.oom_kills = oom_kills()
+        """How often memory had run out in this container before."""
         self._output = asyncio.create_task(self._pass_output_on(sys.stdout.buffer))
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         """The last lines of its output."""

@@ -9,10 +9,12 @@ sampling of the first request for all.
 from __future__ import annotations
 
 from kaito.api.contracts import ServeConfig
-from kaito.runtime.serve.launch import Facts, Launch, Options, cpu_threads, merged, option_name
+from kaito.runtime.serve.launch import Facts, Launch, Options, cache_variables, cpu_threads, merged, option_name
 from kaito.runtime.serve.vllm import words
 
 MODULE = "kaito.runtime.textgen"
+DEFAULT_SEQUENCES = 64
+"""As its command line has it."""
 RENAMED = {"torch-dtype": "dtype"}
 """Options of KAITO's transformers runtime under the names that they have here."""
 
@@ -28,6 +30,7 @@ def launch(config: ServeConfig, facts: Facts) -> Launch:
         environment=environment(config, facts),
         socket=facts.socket,
         served_names=(name, *(adapter.name for adapter in config.adapters)),
+        sequences=int(options.get("max-num-seqs") or DEFAULT_SEQUENCES),
         ignored=ignored,
     )
 
@@ -55,8 +58,7 @@ def environment(config: ServeConfig, facts: Facts) -> dict[str, str]:
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     elif facts.download_dir:
         values["HF_HUB_CACHE"] = facts.download_dir
-    if facts.cache_dir:
-        values["HF_HOME"] = f"{facts.cache_dir}/huggingface"
+    values |= cache_variables(facts.cache_dir)
     if config.device == "cpu":
         values |= cpu_threads(facts.cpus)
     return values

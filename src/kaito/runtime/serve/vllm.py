@@ -15,9 +15,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from kaito.api.contracts import MAX_ADAPTERS, ServeConfig
-from kaito.runtime.serve.launch import GIB, Facts, Launch, Options, cpu_threads, merged, option_name, plain
+from kaito.runtime.serve.launch import (
+    GIB,
+    Facts,
+    Launch,
+    Options,
+    cache_variables,
+    cpu_threads,
+    merged,
+    option_name,
+    plain,
+)
+from kaito.runtime.serve.ranks import rank_options
 
 MODULE = "vllm.entrypoints.openai.api_server"
+HEADLESS = ("vllm.entrypoints.cli.main", "serve")
+"""How a rank without an API is started; the module above knows no such thing."""
 ONE_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Keeps the worker inside the engine's process: one import of torch and vLLM less, 10 s on two cores."""
 
@@ -51,12 +64,38 @@ def launch(config: ServeConfig, facts: Facts) -> Launch:
     served = tuple(str(name) for name in (names if isinstance(names, list) else [names]))
     options["served-model-name"] = list(served)
     return Launch(
-        argv=(facts.python, "-m", MODULE, *words({**options, "uds": facts.socket})),
+        argv=(facts.python, "-m", *entry(config, facts, options)),
         environment=environment(config, facts),
         socket=facts.socket,
         served_names=(*served, *(adapter.name for adapter in config.adapters)),
+        sequences=sequences(config, facts, options),
         ignored=ignored,
     )
+
+
+def entry(config: ServeConfig, facts: Facts, options: Mapping[str, Any]) -> list[str]:
+    """What Python runs: the server on its socket, or for another rank than the first an engine without an API."""
+    ranked = {**options, **rank_options(config, facts.rank)}
+    if facts.rank == 0:
+        return [MODULE, *words({**ranked, "uds": facts.socket})]
+    return [*HEADLESS, *words(ranked)]
+
+
+def sequences(config: ServeConfig, facts: Facts, options: Mapping[str, Any]) -> int:
+    """How many sequences vLLM works on at once, over all its data-parallel parts: the option, or its own default
+    (vLLM 0.32, `EngineArgs.get_batch_defaults`)."""
+    degrees = {name: int(options.get(f"{name}-parallel-size") or 1) for name in ("tensor", "pipeline", "data")}
+    given = options.get("max-num-seqs")
+    if given is not None:
+        return int(given) * degrees["data"]
+    world = degrees["tensor"] * degrees["pipeline"]
+    if config.device == "cpu":
+        most = 128 * world
+    else:
+        large = facts.gpu is not None and facts.gpu.memory_bytes >= 70 * GIB
+        most = 1024 if large and facts.gpu is not None and "a100" not in facts.gpu.name.lower() else 256
+    twice = 2 if options.get("performance-mode") == "throughput" else 1
+    return most * twice * degrees["data"]
 
 
 def base_options(config: ServeConfig, facts: Facts) -> Options:
@@ -133,8 +172,7 @@ def environment(config: ServeConfig, facts: Facts) -> dict[str, str]:
         values["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     if facts.local:
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    if facts.cache_dir:
-        values |= {"VLLM_CACHE_ROOT": f"{facts.cache_dir}/vllm", "HF_HOME": f"{facts.cache_dir}/huggingface"}
+    values |= cache_variables(facts.cache_dir)
     if config.device == "cpu":
         values |= {
             "VLLM_CPU_KVCACHE_SPACE": str(

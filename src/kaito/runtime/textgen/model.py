@@ -15,7 +15,8 @@ import torch
 import xgrammar
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-GIB = 1024**3
+from kaito.runtime.serve.memory import available_bytes
+
 CACHE_SHARE = 0.5
 """Of the memory that is free once the model is loaded, what the KV cache may take on a GPU; on a CPU half of it."""
 DEFAULT_LENGTH = 4096
@@ -69,7 +70,7 @@ def load(options: Options) -> Loaded:
     device_map = options.device_map or ("auto" if options.device == "auto" else None)
     model = AutoModelForCausalLM.from_pretrained(
         options.model,
-        dtype=options.dtype if options.dtype == "auto" else getattr(torch, options.dtype),
+        dtype=number_format(options),
         device_map=device_map,
         attn_implementation=options.attn_implementation,
         **common,
@@ -95,6 +96,17 @@ def load(options: Options) -> Loaded:
     )
 
 
+def number_format(options: Options) -> Any:
+    """What the model computes in: as asked for, else its own; on a CPU that has no instructions for sixteen bits, 32,
+    where there is memory for it (measured: a batch of 16 takes half the time)."""
+    if options.dtype != "auto":
+        return getattr(torch, options.dtype)
+    if options.device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "auto"
+    size = sum(file.stat().st_size for file in Path(options.model).glob("*.safetensors"))
+    return torch.float32 if 0 < 4 * size < available_bytes() else "auto"
+
+
 def is_plain(model: Any, text: Any) -> bool:
     """Every layer's memory is keys and values, so that sequences can be computed side by side."""
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
@@ -107,23 +119,9 @@ def cache_tokens(model: Any, text: Any) -> int:
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     token = 2 * text.num_hidden_layers * heads * size * model.dtype.itemsize
     on_gpu = model.device.type == "cuda"
-    free = int(torch.cuda.mem_get_info()[0] * CACHE_SHARE) if on_gpu else available_memory() // 4
+    free = int(torch.cuda.mem_get_info()[0] * CACHE_SHARE) if on_gpu else available_bytes() // 4
     # Joining and growing copy the cache once.
     return max(DEFAULT_LENGTH, int(free // (2 * token)))
-
-
-def available_memory() -> int:
-    """Bytes that are free for this process."""
-    free = 4 * GIB
-    try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-        limit = Path("/sys/fs/cgroup/memory.max").read_text("ascii").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
-    except (OSError, ValueError):
-        return free
-    return free if limit == "max" else max(0, min(free, int(limit) - used))
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

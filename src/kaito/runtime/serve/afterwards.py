@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""The measurement that a serving pod makes of itself once it is Ready, and what it tells of it.
+
+It waits for a moment without requests and gives up for good when none comes: users go first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Literal
+
+import aiohttp
+
+from kaito.runtime.bench import FULL, LIGHT, Result, measured
+from kaito.runtime.serve.backend import Backend
+from kaito.runtime.serve.limits import Queue
+from kaito.runtime.serve.state import ServingState
+
+SETTLE_S = 5.0
+"""Seconds without a request before it begins."""
+TRIES = 60
+"""How often it looks for such a moment."""
+
+
+async def benchmark(
+    kind: Literal["light", "full"],
+    session: aiohttp.ClientSession,
+    backend: Backend,
+    *,
+    state: ServingState,
+    queue: Queue,
+    say: Callable[[str], None],
+) -> Result | None:
+    """Measure, and note the result in the state; None when there was no quiet moment or no answer."""
+    for _ in range(TRIES):
+        await asyncio.sleep(SETTLE_S)
+        if not queue.in_flight:
+            break
+    else:
+        say("kaito-runtime: not measured: there was no moment without requests")
+        return None
+    load = LIGHT if kind == "light" else replace(FULL, streams=min(FULL.streams, queue.running or FULL.streams))
+    config = {
+        "duration_sec": load.seconds,
+        "input_tokens": load.input_tokens,
+        "output_tokens": load.output_tokens,
+        "max_concurrency": load.streams,
+    }
+    say(f"KAITO_BENCHMARK_CONFIG {now()} {json.dumps(config)}")
+    result = await measured(session, backend.url, backend.names[0], load)
+    if result is None:
+        say(f"KAITO_BENCHMARK {now()} no answer came under this load")
+        return None
+    numbers = {
+        "vllm_total_tpm": result.tokens_per_minute,
+        "ttft_avg_ms": result.ttft_ms,
+        "tpot_avg_ms": result.tpot_ms,
+    }
+    say(f"KAITO_BENCHMARK_RESULT {now()} {json.dumps(numbers)}")
+    state.facts["performance"] = result.report()
+    state.benchmark = {
+        "tokens_per_minute": result.tokens_per_minute,
+        "ttft_seconds": result.ttft_ms / 1000,
+        "tpot_seconds": result.tpot_ms / 1000,
+        "streams": float(load.streams),
+    }
+    return result
+
+
+def now() -> str:
+    """The time for a line of the log."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
