@@ -60,10 +60,11 @@ generate: $(VENV)/.base ## Write what is generated from code: CRD, reference pag
 	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml
 	@$(BIN)/python -m kaito.api.reference > docs/reference/workspace.md
 	@$(BIN)/python -m kaito.operator.faults.page > docs/failures.md
+	@$(BIN)/python -m kaito.catalog.page > docs/models.md
 	@$(BIN)/python -m kaito.operator.settings_page > docs/settings.md
 	@for part in rbac webhook; do $(BIN)/python -m kaito.operator.install.chart $$part > charts/kaito/templates/$$part.yaml; done
 	@for kind in karpenter.sh_nodeclaims kaito.sh_nodebudgets; do \
-	  cp src/kaito/provisioner/data/$${kind#*_}.yaml charts/kaito/crds/$$kind.yaml; done
+	  cp src/kaito/provisioner/data/$${kind#*_}.yaml deploy/provisioner/crds/$$kind.yaml; done
 	@for file in docs/reference/provisioner.md deploy/provisioner/aws-policy.json deploy/provisioner/aks-role.json \
 	  deploy/provisioner/gcp-role.yaml; do $(BIN)/python -m kaito.provisioner.page $$file > $$file; done
 

@@ -81,7 +81,7 @@ class OperatorProcess:
         self.argv = [
             sys.executable, "-m", "kaito.operator", "--kubeconfig", str(kubeconfig), "--node-provisioner", "byo",
             "--metrics-bind-address", f"127.0.0.1:{self.metrics_port}", "--health-probe-bind-address", "0",
-            "--no-webhook", f"--leader-elect={str(elects).lower()}", "--namespace", NAMESPACE,
+            f"--leader-elect={str(elects).lower()}", "--namespace", NAMESPACE,
         ]  # fmt: skip
         self.pid = 0
         self._process: asyncio.subprocess.Process | None = None
@@ -109,6 +109,16 @@ class OperatorProcess:
                 text = await answer.text()
         return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
 
+    async def is_ready(self) -> bool:
+        """Whether its caches are filled."""
+        with suppress(aiohttp.ClientError):
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{self.metrics_port}/readyz") as answer,
+            ):
+                return answer.status == 200
+        return False
+
     @property
     def cpu_s(self) -> float:
         """Processor time so far."""
@@ -119,6 +129,24 @@ class OperatorProcess:
         """Resident set now, or with VmHWM the largest so far."""
         found = re.search(rf"{which}:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())
         return int(found.group(1)) / 1024 if found else 0.0
+
+
+async def held(folder: Path, count: int) -> float:
+    """The operator's memory in MiB once that many Workspaces are Ready and all is quiet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        nodes = str(count // PODS_PER_NODE + 2)
+        engine = stack.enter_context(EngineProcess(folder, "--no-node", "--simulated-nodes", nodes))
+        client = await stack.enter_async_context(Client(load_kubeconfig(engine.kubeconfig)))
+        await _install(client)
+        workspaces = Cache(client, WORKSPACES, LABEL)
+        watching = asyncio.create_task(workspaces.run())
+        await workspaces.synced.wait()
+        async with OperatorProcess(engine.kubeconfig, folder) as operator:
+            found = Scale(count)
+            await _converge(client, workspaces, operator, found)
+        watching.cancel()
+    return found.idle_mib
 
 
 async def measure(folder: Path, count: int, *, kubeconfig: Path | None = None, play: bool = False) -> Scale:
@@ -171,7 +199,7 @@ def workspace(name: str) -> Manifest:
 
 
 async def _converge(client: Client, workspaces: Cache, operator: OperatorProcess, found: Scale) -> None:
-    while not await operator.metric("kaito_operator_ready"):
+    while not await operator.is_ready():
         await asyncio.sleep(0.1)
     spent = operator.cpu_s
     began = time.monotonic()
@@ -257,7 +285,8 @@ async def _failover(client: Client, kubeconfig: Path, folder: Path) -> float:
         await stack.enter_async_context(first)
         await _until_metric(first, "leader_election_master_status")
         await stack.enter_async_context(second)
-        await _until_metric(second, "kaito_operator_up")
+        await _until_metric(second, "process_start_time_seconds")
+        await asyncio.sleep(2)  # it has seen the lease by then
         holder = (await client.get(LEASES, "kaito-operator", NAMESPACE))["spec"]["holderIdentity"]
         os.kill(first.pid, signal.SIGKILL)
         began = time.monotonic()

@@ -14,6 +14,7 @@ import typer.main
 import yaml
 
 from kaito.api.reference import page
+from kaito.catalog.page import page as models_page
 from kaito.cli.demo import WORKSPACE
 from kaito.cli.main import application
 from kaito.kube.client import Client
@@ -60,7 +61,9 @@ def test_every_command_and_option_that_is_written_down_exists(line: str) -> None
     assert {word for word in rest if word.startswith("-")} - known - {"--help"} == set()
 
 
-@pytest.mark.parametrize("name", ["up", "down", "apply", "get", "logs", "chat", "delete", "demo", "install", "tune"])
+@pytest.mark.parametrize(
+    "name", ["up", "down", "apply", "get", "logs", "chat", "delete", "demo", "install", "models", "tune"]
+)
 def test_every_command_and_its_options_say_what_they_are_for(name: str) -> None:
     command = typer.main.get_command(application()).commands[name]  # type: ignore[attr-defined]
     assert command.help
@@ -91,3 +94,16 @@ def test_the_quick_start_is_the_same_everywhere() -> None:
 def test_every_file_that_the_readme_names_is_there() -> None:
     named = set(re.findall(r"examples/[\w./-]+\.yaml", (ROOT / "README.md").read_text()))
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_page_of_models_is_what_make_generate_writes() -> None:
+    assert (ROOT / "docs" / "models.md").read_text() == models_page()
+
+
+def test_every_command_about_models_and_its_options_say_what_they_are_for() -> None:
+    models = typer.main.get_command(application()).commands["models"]  # type: ignore[attr-defined]
+    for name, command in models.commands.items():
+        assert command.help
+        assert [parameter.name for parameter in command.params if not getattr(parameter, "help", "there")] == []
+        pages = (ROOT / "docs" / page for page in ("sizing.md", "artifacts.md"))
+        assert f"kaito models {name}" in "".join(page.read_text() for page in pages)

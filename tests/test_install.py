@@ -111,7 +111,7 @@ def test_the_chart_takes_the_values_of_kaito() -> None:
 def test_the_chart_keeps_its_crds_where_helm_never_removes_them() -> None:
     assert not any("CustomResourceDefinition" in file.read_text() for file in (CHART / "templates").glob("*.yaml"))
     with helm.Chart.load(str(CHART)) as loaded:
-        assert len(loaded.crds) == len(list((CHART / "crds").glob("*.yaml")))
+        assert "workspaces.kaito.sh" in str(loaded.crds)
 
 
 @pytest.mark.parametrize("part", ["rbac", "webhook"])

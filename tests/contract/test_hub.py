@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from typer.testing import CliRunner
 
-from kaito.catalog.hub import Hub, HubError, retry_after_s, web_fetch, weight_files
+from kaito.catalog.hub import Answer, Hub, HubError, retry_after_s, web_fetch, weight_files
+from kaito.cli.failure import UserError
+from kaito.cli.main import application
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -52,6 +56,8 @@ class FakeHub:
     etag: str = 'W/"one"'
     busy: dict[str, str] | None = None
     status: int = 200
+    unchanged: int = 0
+    """How often it said that nothing is new."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Host, path and token of each request."""
 
@@ -75,6 +81,7 @@ class FakeHub:
         if revision not in ("main", self.commit):
             return web.Response(status=404, headers={"X-Error-Code": "RevisionNotFound"})
         if request.headers.get("If-None-Match") == self.etag:
+            self.unchanged += 1
             return web.Response(status=304, headers={"ETag": self.etag})
         body = {
             "id": id_,
@@ -211,7 +218,7 @@ async def test_a_newer_commit_is_found_with_one_conditional_question(
     first = await hub.refreshed("org/model")
     asked = len(fake.asked)
     assert await hub.refreshed("org/model") == first
-    assert len(fake.asked) == asked + 1
+    assert (len(fake.asked), fake.unchanged) == (asked + 1, 1)
     fake.commit, fake.etag = "f" * 40, 'W/"two"'
     assert (await hub.refreshed("org/model")).revision == "f" * 40
     assert (await hub.facts("org/model")).revision == "f" * 40
@@ -271,10 +278,41 @@ async def test_a_repository_without_a_model_is_unusable(
     assert raised.value.why == "unusable"
 
 
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "http://[", "ftp://elsewhere/x"])
+async def test_a_redirect_to_what_is_no_web_address_is_not_followed(
+    fake: FakeHub, session: aiohttp.ClientSession, target: str
+) -> None:
+    async def sent_away(url: str, headers: Mapping[str, str]) -> Answer:
+        return Answer(302, {"location": target}, b"")
+
+    with pytest.raises(HubError, match="which is no web address"):
+        await Hub(sent_away, fake.url).facts("org/model")
+
+
 async def test_redirects_end(fake: FakeHub, session: aiohttp.ClientSession) -> None:
     fake.renamed["org/model"] = "org/model"
     with pytest.raises(HubError, match="redirects in a circle"):
         await hub_of(fake, session).facts("org/model")
+
+
+async def test_the_command_line_asks_the_hub_that_the_environment_names(
+    fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"{fake.url}/")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fake.gated.add("org/model")
+    words = ["models", "size", "org/model", "--gpu", "L4", "-o", "json"]
+    refused = await asyncio.to_thread(CliRunner().invoke, application(), words)
+    assert isinstance(refused.exception, UserError)
+    assert "HF_TOKEN" in refused.exception.next_step
+    monkeypatch.setenv("HF_TOKEN", "good")
+    answered = await asyncio.to_thread(CliRunner().invoke, application(), words)
+    assert json.loads(answered.stdout)["fit"]["fits"]
+    # and again without a network, from what was remembered
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    asked = len(fake.asked)
+    assert (await asyncio.to_thread(CliRunner().invoke, application(), words)).stdout == answered.stdout
+    assert len(fake.asked) == asked
 
 
 def test_which_files_are_the_weights() -> None:

@@ -17,11 +17,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
+from pydantic import ValidationError
+
 from kaito.catalog.models import AttentionLayers, ModelFacts, Shape, StateLayers
 
 Config = Mapping[str, Any]
 
 DEFAULT_TOKEN_LIMIT: Final = 2048
+MOST_LAYERS: Final = 10_000
+"""More than any model has; a larger number is a mistake, or meant to hurt."""
 NESTED: Final = ("text_config", "llm_config", "language_config", "language_model", "thinker_config")
 """Where configurations of models that also see or hear keep that of their language model."""
 TOKEN_LIMITS: Final = (
@@ -61,21 +65,26 @@ def facts_of(
 ) -> ModelFacts:
     """The facts of a model that is not in the catalogue. Raises UnreadableConfig where the layers or the hidden
     size are not said."""
-    text = language_part(config)
-    method, bits = quantization(config)
+    try:
+        shape, limit = shape_of(language_part(config)), token_limit(config)
+        method, bits = quantization(config)
+        architecture = _architecture(config)
+    except (TypeError, LookupError, ArithmeticError, RecursionError, ValidationError) as error:
+        raise UnreadableConfig(f"the configuration makes no sense: {type(error).__name__}") from error
     return ModelFacts(
         id=id_,
         license=license_,
         pipeline=pipeline,
         weights_gib=None if weights_bytes is None else round(weights_bytes / 1024**3, 2),
-        architecture=_architecture(config),
-        token_limit=token_limit(config),
-        shape=shape_of(text),
+        architecture=architecture,
+        token_limit=limit,
+        shape=shape,
         quantization=method,
         quantization_bits=bits,
         format=format_,
         revision=revision,
         gated=gated,
+        reviewed=False,
     )
 
 
@@ -116,7 +125,7 @@ def shape_of(config: Config) -> Shape:
     """The shape that a language model's configuration describes. Raises UnreadableConfig."""
     hidden = _whole(config, "hidden_size", "n_embd", "d_model", "dim")
     kinds = layer_kinds(config)
-    layers = len(kinds) or _whole(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    layers = len(kinds) or _layer_count(config)
     if not hidden or not layers:
         missing = "hidden_size" if not hidden else "num_hidden_layers"
         raise UnreadableConfig(f"the configuration does not say {missing}")
@@ -136,6 +145,7 @@ def shape_of(config: Config) -> Shape:
         state_layers=_state_layers(config, kinds, hidden),
         vocab_size=_whole(config, "vocab_size") or None,
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        experts_per_token=_whole(config, "num_experts_per_tok", "num_experts_per_token", "moe_topk") or None,
     )
 
 
@@ -149,8 +159,7 @@ def layer_kinds(config: Config) -> tuple[str, ...]:
     pattern = config.get("hybrid_override_pattern")
     if isinstance(pattern, str) and pattern:
         return tuple(pattern)
-    count = _whole(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    return _by_family(config, count)
+    return _by_family(config, _layer_count(config))
 
 
 def _by_family(config: Config, count: int) -> tuple[str, ...]:
@@ -220,7 +229,7 @@ def _attention_layers(
     kept = kinds[: len(kinds) - _whole(config, "num_kv_shared_layers")] if kinds else ("full_attention",)
     counts = Counter(_keeps(kind) for kind in kept)
     if not kinds:
-        counts = Counter({"full": _whole(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")})
+        counts = Counter({"full": _layer_count(config)})
     found = []
     for kind, count in sorted(counts.items()):
         if kind == "nothing" or not count:
@@ -323,11 +332,18 @@ def _architecture(config: Config) -> str | None:
     return str(said[0]) if isinstance(said, list | tuple) and said else None
 
 
+def _layer_count(config: Config) -> int:
+    count = _whole(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    if count > MOST_LAYERS:
+        raise UnreadableConfig(f"the configuration says {count} layers")
+    return count
+
+
 def _first(config: Config, *keys: str) -> Any:
     return next((config[key] for key in keys if config.get(key) is not None), None)
 
 
 def _whole(config: Config, *keys: str) -> int:
-    """The first of the keys that is a whole number; 0 where none is."""
+    """The first of the keys that is a whole number above 0; 0 where none is."""
     values = (config.get(key) for key in keys)
-    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), 0)
+    return next((one for one in values if isinstance(one, int) and not isinstance(one, bool) and one > 0), 0)

@@ -98,6 +98,8 @@ def engine_flags(model: ModelFacts, engine: Engine = "vllm", *, gpus: Gpus | Non
     mistral: Literal["mistral"] | None = "mistral" if model.format == "mistral" else None
     return EngineFlags(
         dtype=_dtype(model, gpus),
+        # A repository's own code runs only where somebody has looked at the model.
+        trust_remote_code=model.is_known and model.reviewed,
         tool_call_parser=tool_call_parser(model),
         reasoning_parser=reasoning_parser(model),
         chat_template=_by_prefix(model.name, tables.chat_template_by_prefix),

@@ -93,16 +93,14 @@ class Hub:
     offline: bool = False
 
     async def facts(self, id_: str, *, revision: str = "main") -> ModelFacts:
-        """The facts of a model at a commit. What is remembered is not asked for again, but for its being up to date
-        where the hub can say so cheaply: the commit once found stays. Raises HubError."""
+        """The facts of a model at a commit: what is remembered, else what the hub says. The commit that was found first
+        stays. Raises HubError."""
         remembered = self.remembered(id_)
         if remembered is not None and revision in ("main", remembered.revision):
             return remembered
         if self.offline:
             raise HubError("unreachable", f"nothing is known of {id_}, and the hub may not be asked (offline)")
-        found = await self._ask(id_, revision)
-        self._remember(found)
-        return found
+        return await self._read(id_, await self._get(id_, self._about(id_, revision)))
 
     async def refreshed(self, id_: str) -> ModelFacts:
         """The facts at the newest commit. Asks only whether there is a newer one than what is remembered; answers
@@ -128,10 +126,6 @@ class Hub:
         except (KeyError, ValueError):
             return None
 
-    async def _ask(self, id_: str, revision: str) -> ModelFacts:
-        answer = await self._get(id_, self._about(id_, revision))
-        return await self._read(id_, answer)
-
     async def _ask_if_newer(self, remembered: ModelFacts, etag: str) -> ModelFacts:
         headers = {"If-None-Match": etag} if etag else {}
         answer = await self._get(remembered.id, self._about(remembered.id, "main"), headers)
@@ -146,7 +140,7 @@ class Hub:
         about = _json(answer.body)
         commit = about.get("sha")
         if not isinstance(commit, str) or not commit:
-            raise HubError("unusable", f"{self.endpoint} does not say which commit of {id_} it has")
+            raise HubError("unusable", f"the hub {self.endpoint} does not say which commit of {id_} it has")
         name = str(about.get("id") or id_)
         config, format_ = await self._configuration(name, commit)
         files = _top_level(about.get("siblings"))
@@ -194,21 +188,31 @@ class Hub:
             try:
                 answer = await self.fetch(url, {**(headers or {}), **own, "Accept": "application/json"})
             except OSError as error:
-                raise HubError("unreachable", f"{self.endpoint} does not answer: {error}") from error
+                raise HubError("unreachable", f"the hub {self.endpoint} does not answer: {error}") from error
             if answer.status not in REDIRECTS or not answer.headers.get("location"):
                 break
-            url = urljoin(url, answer.headers["location"])
-            if urlsplit(url).scheme not in ("http", "https"):
-                raise HubError("unusable", f"{self.endpoint} sends to {url[:80]}, which is no web address")
+            url = self._redirected(url, answer.headers["location"])
         else:
-            raise HubError("unreachable", f"{self.endpoint} redirects in a circle for {id_}")
+            raise HubError("unreachable", f"the hub {self.endpoint} redirects in a circle for {id_}")
         return self._judged(id_, answer, missing_is_fine=missing_is_fine)
+
+    def _redirected(self, url: str, location: str) -> str:
+        try:
+            target = urljoin(url, location)
+            fine = urlsplit(target).scheme in ("http", "https")
+        except ValueError:
+            fine = False
+        if not fine:
+            raise HubError("unusable", f"the hub {self.endpoint} sends to {location[:80]}, which is no web address")
+        return target
 
     def _judged(self, id_: str, answer: Answer, *, missing_is_fine: bool) -> Answer:
         code = answer.headers.get("x-error-code", "")
         if answer.status in (200, 304):
             if len(answer.body) > MOST_BYTES:
-                raise HubError("unusable", f"{self.endpoint} answers with more than {MOST_BYTES} bytes for {id_}")
+                raise HubError(
+                    "unusable", f"the hub {self.endpoint} answers with more than {MOST_BYTES} bytes for {id_}"
+                )
             return answer
         if answer.status == 404 and missing_is_fine and code in ("", "EntryNotFound"):
             return answer
@@ -220,11 +224,13 @@ class Hub:
             )
             raise HubError("gated", f"{id_} is gated: {step}")
         if answer.status in (401, 403, 404):
-            raise HubError("missing", f"{self.endpoint} shows no model {id_}: it does not exist, or it is private")
+            raise HubError(
+                "missing", f"the hub {self.endpoint} shows no model {id_}: it does not exist, or it is private"
+            )
         if answer.status == 429 or answer.status == 503:
             wait_s = retry_after_s(answer.headers)
-            raise HubError("busy", f"{self.endpoint} is asked too often", retry_after_s=wait_s)
-        raise HubError("unreachable", f"{self.endpoint} answers with status {answer.status} for {id_}")
+            raise HubError("busy", f"the hub {self.endpoint} is asked too often", retry_after_s=wait_s)
+        raise HubError("unreachable", f"the hub {self.endpoint} answers with status {answer.status} for {id_}")
 
     def _path(self, id_: str) -> Path | None:
         if self.cache is None:

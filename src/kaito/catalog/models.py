@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict
 
 from kaito.catalog.files import read_data
 
+UNEVEN = ("Gemma", "GptOss", "NemotronH", "Qwen3_5", "Qwen3Next", "DeepseekV4", "Cohere2", "GlmMoeDsa", "DeepseekV32")
+"""Families with windows, states or indices in some layers."""
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -84,6 +86,8 @@ class Shape(Record):
     vocab_size: int | None = None
     tied_embeddings: bool = False
     """The output layer's weights are those of the input's."""
+    experts_per_token: int | None = None
+    """In a mixture of experts, how many of them work on a token."""
 
     @property
     def attention(self) -> Literal["MLA", "MHA", "MQA", "GQA"]:
@@ -135,6 +139,9 @@ class ModelFacts(Record):
     license: str | None = None
     pipeline: str | None = None
     weights_gib: float | None = None
+    """Of all weight files, as KAITO counts them: node counts, disk and time to start follow from it."""
+    loaded_gib: float | None = None
+    """What an engine loads, where the repository holds the weights more than once."""
     architecture: str | None = None
     token_limit: int | None = None
     shape: Shape | None = None
@@ -156,6 +163,8 @@ class ModelFacts(Record):
     """Kernels are compiled at start-up although the architecture alone does not ask for it."""
     built_locally: bool = False
     """No hub has it; its weights are made on the machine."""
+    reviewed: bool = True
+    """In the catalogue: somebody looked at what it is. Not so what a hub says of itself."""
 
     @property
     def name(self) -> str:
@@ -171,6 +180,20 @@ class ModelFacts(Record):
     def is_known(self) -> bool:
         """Whether the catalogue holds facts about it."""
         return self.weights_gib is not None
+
+    @property
+    def sees(self) -> bool:
+        """Whether it takes images, by the name of its architecture or its pipeline."""
+        by_name = (self.architecture or "").endswith(("ForConditionalGeneration", "_VL", "_VL_V2", "VLForCausalLM"))
+        return by_name or self.pipeline in ("image-text-to-text", "any-to-any")
+
+    @property
+    def has_uneven_layers(self) -> bool:
+        """Whether its family has layers that do not keep everything of every token, which the catalogue does not
+        count."""
+        shape = self.shape
+        plain = shape is not None and not shape.attention_layers and not shape.state_layers
+        return plain and self.reviewed and (self.architecture or "").startswith(UNEVEN)
 
     @property
     def runtimes(self) -> tuple[Literal["vllm", "transformers"], ...]:

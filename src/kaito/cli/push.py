@@ -20,18 +20,6 @@ Folder = Annotated[Path, typer.Argument(help="The folder with the model's or the
 Reference = Annotated[str, typer.Argument(help="Where to, as registry/name:tag.", metavar="REFERENCE")]
 
 
-def group() -> typer.Typer:
-    """The commands below `kaito models`."""
-    app = typer.Typer(name="models", no_args_is_help=True, help="Models in registries.")
-    app.callback()(_models)
-    app.command("push")(push)
-    return app
-
-
-def _models() -> None:
-    """Models in registries."""
-
-
 def push(
     folder: Folder,
     reference: Reference,

@@ -42,3 +42,21 @@ def read(data_dir: Path | None = None) -> Settings:
         home_kubeconfig=home / ".kube" / "config",
         docker_config=Path(os.environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """Which hub to ask for models, and as whom."""
+
+    endpoint: str
+    token: str
+    offline: bool
+
+
+def hub() -> HubSettings:
+    """From HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, which Hugging Face's own tools read."""
+    return HubSettings(
+        endpoint=(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
+        token=os.environ.get("HF_TOKEN", ""),
+        offline=os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"),
+    )

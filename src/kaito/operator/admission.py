@@ -107,7 +107,8 @@ def _shown(value: object) -> str:
 
 def conversion(address: Address, ca_bundle: str) -> Manifest:
     """The `spec.conversion` of our CustomResourceDefinitions."""
-    client_config = address.client_config(CONVERSION_PATH, ca_bundle)
+    # In a merge patch, a null takes away what another address has left.
+    client_config = {"url": None, "service": None, **address.client_config(CONVERSION_PATH, ca_bundle)}
     return {
         "strategy": "Webhook",
         "webhook": {"clientConfig": client_config, "conversionReviewVersions": ["v1"]},

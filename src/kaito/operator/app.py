@@ -13,9 +13,11 @@ import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 from kaito.api.crd import custom_resource_definitions
+from kaito.catalog.gpus import BadTable
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.config import ClusterConfig
@@ -26,7 +28,7 @@ from kaito.kube.manifest import is_true
 from kaito.kube.resource import CUSTOM_RESOURCE_DEFINITIONS
 from kaito.operator import hooks, monitoring
 from kaito.operator.authority import UnusableAuthority
-from kaito.operator.facts import catalogue_lookup
+from kaito.operator.facts import model_lookup
 from kaito.operator.metrics import Metrics
 from kaito.operator.provisioners.byo import BYO
 from kaito.operator.provisioners.local import LOCAL
@@ -36,6 +38,7 @@ from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.settings import Settings
 from kaito.operator.tuninglogs import TuningLogs
 from kaito.operator.workspace.controller import workspace_controller
+from kaito.operator.workspace.observe import Lookup
 
 FIELD_MANAGER = "kaito-operator"
 LEASE = "kaito-operator"
@@ -54,15 +57,16 @@ async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None 
     """Keep Workspaces as they should be until cancelled. Raises CannotStart when there is no way to begin."""
     clock = clock or RealClock()
     try:
-        async with Client(config, user_agent=f"kaito-operator/{_version()}", clock=clock) as client:
-            await _run(settings, client, config.server, clock)
+        agent = f"kaito-operator/{_version()}"
+        async with Client(config, user_agent=agent, clock=clock) as client, model_lookup(settings, clock) as lookup:
+            await _run(settings, client, config.server, clock=clock, lookup=lookup)
     except (hooks.CannotListen, monitoring.CannotListen, UnusableAuthority) as error:
         raise CannotStart(str(error)) from error
 
 
-async def _run(settings: Settings, client: Client, server: str, clock: Clock) -> None:
+async def _run(settings: Settings, client: Client, server: str, *, clock: Clock, lookup: Lookup) -> None:
     logs = TuningLogs(client)
-    controller = workspace_controller(settings, _provisioner(settings), catalogue_lookup, logs.progress)
+    controller = workspace_controller(settings, _equipped(settings), lookup, logs.progress)
     manager = Manager(client, [controller], clock=clock)
     election = _election(settings, client, clock)
     metrics = Metrics(manager, election, LEASE)
@@ -122,6 +126,18 @@ async def _webhooks(
             yield
         finally:
             await clock.sleep(settings.shutdown_delay_seconds)
+
+
+def _equipped(settings: Settings) -> Provisioner:
+    """The provisioner, knowing the user's machines too. Raises CannotStart."""
+    provisioner = _provisioner(settings)
+    if settings.machines is None:
+        return provisioner
+    try:
+        known = provisioner.machines.extended(settings.machines.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, BadTable) as error:
+        raise CannotStart(f"--machines {settings.machines} cannot be used: {error}.") from error
+    return replace(provisioner, machines=known)
 
 
 def _provisioner(settings: Settings) -> Provisioner:

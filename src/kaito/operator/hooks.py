@@ -10,6 +10,7 @@ after the registration, and write only what is not so yet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from kaito.api.meta import WORKSPACES
 from kaito.api.versions import converted
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock
-from kaito.kube.errors import ApiError, NotFound
+from kaito.kube.errors import AlreadyExists, ApiError, NotFound
 from kaito.kube.manifest import Manifest
 from kaito.kube.resource import CUSTOM_RESOURCE_DEFINITIONS, VALIDATING_WEBHOOKS
 from kaito.kube.webhook import WebhookServer
@@ -94,9 +95,14 @@ class Webhooks:
         try:
             found = await self._client.get(VALIDATING_WEBHOOKS, WEBHOOK_NAME)
         except NotFound:
-            found = {}
+            with contextlib.suppress(AlreadyExists):
+                found = await self._client.create(VALIDATING_WEBHOOKS, wanted, field_manager=FIELD_MANAGER)
+                _log.info("admission webhook registered: %s", WEBHOOK_NAME)
+            return
         if not _has(found.get("webhooks"), wanted["webhooks"]):
-            await self._client.apply(VALIDATING_WEBHOOKS, wanted, field_manager=FIELD_MANAGER)
+            # As a whole: what somebody else has put there, a Service where we have a URL, must not be left in it.
+            body = {"webhooks": wanted["webhooks"]}
+            await self._client.patch(VALIDATING_WEBHOOKS, WEBHOOK_NAME, "", body, field_manager=FIELD_MANAGER)
             _log.info("admission webhook registered: %s", WEBHOOK_NAME)
 
     async def _register_conversion(self) -> None:

@@ -56,7 +56,13 @@ class Settings(BaseModel):
     weights_cache: str = ""
     """A folder of the node that keeps downloaded weights when a pod goes; without it they go with the pod."""
     offline: bool = False
-    """Never download weights."""
+    """Never download weights, and ask no hub what a model is."""
+    hub_endpoint: str = "https://huggingface.co"
+    """The hub that is asked about models which the catalogue does not hold; empty asks none."""
+    machines: Path | None = None
+    """A YAML file with machine types and GPUs of one's own, such as a mounted ConfigMap; docs/sizing.md shows one."""
+    facts_cache: str = ""
+    """A folder that keeps what a hub said of a model; without it, it is asked again after a restart."""
     private_urls: bool | None = None
     """Let tunings download data from loopback and private addresses. On where the provisioner is `local`."""
     install_crds: bool = False

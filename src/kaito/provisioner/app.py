@@ -152,7 +152,7 @@ async def _check_crds(client: Client) -> None:
         except NotFound as error:
             raise CannotStart(
                 f"The cluster has no {kind.plural}.{kind.group}: start with --install-crds, or apply "
-                f"charts/kaito/crds/{kind.group}_{kind.plural}.yaml."
+                f"deploy/provisioner/crds/{kind.group}_{kind.plural}.yaml."
             ) from error
 
 

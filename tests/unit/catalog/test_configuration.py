@@ -7,8 +7,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kaito.catalog.configuration import UnreadableConfig, facts_of, quantization, shape_of, token_limit
+from kaito.catalog.fit import Demand, fit
+from kaito.catalog.gpus import Gpus
 from kaito.catalog.models import AttentionLayers, StateLayers
 
 LLAMA = {
@@ -191,3 +195,36 @@ def test_the_longest_context(config: dict[str, Any], limit: int) -> None:
 def test_a_configuration_that_says_too_little_is_refused(config: dict[str, Any], missing: str) -> None:
     with pytest.raises(UnreadableConfig, match=missing):
         facts_of("a/b", config)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(
+    [
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "kv_lora_rank",
+        "layer_types", "layers_block_type", "hybrid_override_pattern", "model_type", "sliding_window", "architectures",
+        "text_config", "quantization_config", "attn_layer_indices", "no_rope_layers", "attention_chunk_size",
+        "mamba_num_heads", "mamba_d_state", "linear_num_value_heads", "num_kv_shared_layers", "index_head_dim",
+        "max_position_embeddings", "vocab_size", "sliding_window_pattern", "attn_layer_period",
+    ]
+)  # fmt: skip
+FAMILIES = st.sampled_from(["llama", "jamba", "bamba", "mamba2", "qwen3_5", "llama4", "gemma3", "falcon", "falcon_h1"])
+
+
+@given(st.dictionaries(KEYS, JSON | FAMILIES | st.integers(1, 200), max_size=12))
+def test_whatever_a_repository_says_is_read_or_refused(config: dict[str, Any]) -> None:
+    """Anybody may write a configuration: none may crash what reads it, nor what is reckoned from it."""
+    try:
+        facts = facts_of("a/b", config, weights_bytes=1024**3)
+    except UnreadableConfig:
+        return
+    assert facts.shape is not None
+    assert fit(facts, Gpus(count=2, memory_gib=160, product="NVIDIA A100"), Demand()).max_context >= 0
+
+
+def test_a_number_of_layers_that_is_meant_to_hurt_is_refused() -> None:
+    with pytest.raises(UnreadableConfig, match="says 1000000000 layers"):
+        facts_of("a/b", {"hidden_size": 64, "num_hidden_layers": 10**9, "model_type": "mamba"})

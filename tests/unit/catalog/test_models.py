@@ -123,3 +123,30 @@ def test_every_model_is_listed_under_the_name_that_users_write() -> None:
 def test_two_models_cannot_share_a_name() -> None:
     with pytest.raises(ValueError, match="two models of the catalogue are called 'b'"):
         Catalogue([ModelFacts(id="a/b"), ModelFacts(id="c/d", aliases=("b",))])
+
+
+@pytest.mark.parametrize(
+    ("preset", "full", "windows"),
+    [
+        ("gpt-oss-120b", (18, 8, 64), (18, 128)),  # arXiv 2508.10925, section 2: alternating layers, a window of 128
+        ("gemma-3-27b-instruct", (10, 16, 128), (52, 1024)),  # arXiv 2503.19786, section 2: five of six, 1024
+        ("deepseek-r1-0528", (61, 1, 576), None),  # arXiv 2412.19437, section 4.2: 512 and a rope part of 64
+        ("llama-3.3-70b-instruct", (80, 8, 128), None),  # arXiv 2407.21783, table 3
+    ],
+)
+def test_what_layers_keep_is_as_their_authors_published(
+    preset: str, full: tuple[int, int, int], windows: tuple[int, int] | None
+) -> None:
+    shape = catalogue().find(preset).shape
+    assert shape is not None
+    whole, *narrow = shape.attending
+    assert (whole.count, whole.kv_heads, whole.head_dim) == full
+    assert [(layers.count, layers.window) for layers in narrow] == ([windows] if windows else [])
+
+
+def test_layers_of_every_kind_are_no_more_than_there_are() -> None:
+    for model in MODELS:
+        assert model.shape is not None
+        counted = sum(layers.count for layers in (*model.shape.attending, *model.shape.state_layers))
+        assert counted <= model.shape.layers, model.id
+        assert model.loaded_gib is None or model.loaded_gib < (model.weights_gib or 0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+from kaito.catalog.gpus import machines
 from kaito.kube.manifest import Manifest
 from kaito.operator.provisioners.byo import BYO
 from kaito.operator.provisioners.local import LOCAL
@@ -73,10 +74,10 @@ def test_a_provisioner_says_whether_the_nodes_suffice_and_what_is_missing(
 def test_a_nodes_gpus_are_read_from_its_capacity_and_labels(
     labels: dict[str, str | None], gpus: int, memory_gib: float | None, product: str
 ) -> None:
-    found = hardware_of(node(gpus=gpus, metadata={"labels": labels}))
+    found = hardware_of(node(gpus=gpus, metadata={"labels": labels}), machines())
     assert (found.gpus, found.memory_gib, found.product) == (gpus, memory_gib, product)
 
 
 def test_a_node_without_gpus_computes_on_its_cpu() -> None:
-    assert hardware_of(node()).gpus == 0
-    assert hardware_of(node(status=None)).known is None
+    assert hardware_of(node(), machines()).gpus == 0
+    assert hardware_of(node(status=None), machines()).known is None

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kaito.kube.config import ClusterConfig
 from kaito.operator.__main__ import main
+from kaito.operator.app import CannotStart, run
 from kaito.operator.flags import read
 from kaito.operator.settings import BadSettings, Settings
 
@@ -93,3 +95,13 @@ def test_every_setting_has_a_flag_with_a_help_text(capsys: pytest.CaptureFixture
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in shown
         assert field.description and " ".join(field.description.split()[:3]) in shown
+
+
+async def test_a_table_of_machines_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
+    table = tmp_path / "machines.yaml"
+    table.write_text("instance_types: [{names: [a]}]")
+    server = ClusterConfig(server="http://127.0.0.1:9")
+    with pytest.raises(CannotStart, match=r"--machines .*machines.yaml cannot be used: instance_types.0.gpus: "):
+        await run(Settings(machines=table), server)
+    with pytest.raises(CannotStart, match="--machines /does/not/exist cannot be used"):
+        await run(Settings(machines=Path("/does/not/exist")), server)

@@ -34,7 +34,7 @@ def test_every_condition_reason_and_event_is_documented() -> None:
 
 
 def test_the_definitions_are_those_that_are_shipped() -> None:
-    folder = ROOT / "charts" / "kaito" / "crds"
+    folder = ROOT / "deploy" / "provisioner" / "crds"
     files = ("karpenter.sh_nodeclaims.yaml", "kaito.sh_nodebudgets.yaml")
     assert definitions() == [yaml.safe_load((folder / name).read_text()) for name in files]
 

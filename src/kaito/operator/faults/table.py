@@ -7,6 +7,8 @@ docs/failures.md is generated from it (`kaito.operator.faults.page`).
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
+
 from kaito.operator.faults import placing, running, starting, tuning
 from kaito.operator.faults.fault import Diagnosis, Fault, Sign, diagnosis
 
@@ -29,9 +31,15 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
+@cache
+def _rows(sign: Sign) -> tuple[Fault, ...]:
+    return tuple(fault for fault in FAULTS if fault.sign == sign)
+
+
+@lru_cache(maxsize=1024)
 def fault_of(sign: Sign, text: str) -> Fault:
     """The fault that the text of such a sign speaks of; the last of the sign when no words are known."""
-    rows = [fault for fault in FAULTS if fault.sign == sign]
+    rows = _rows(sign)
     return next((fault for fault in rows if fault.fits(text)), rows[-1])
 
 

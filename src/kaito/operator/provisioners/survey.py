@@ -9,10 +9,11 @@ phases in `workspace/` call them and know none of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from kaito.api.names import REASON_NODE_NOT_READY, REASON_NODES_READY
+from kaito.catalog.gpus import Machines, machines
 from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, is_true, labels_of
 from kaito.kube.resource import Resource
 from kaito.operator.faults.fault import Diagnosis
@@ -40,6 +41,8 @@ class Provisioner:
     """The keys of the labels, name and namespace, by which an order, and the node that came of it, is a Workspace's."""
     supply: Callable[[Demand, Stock, datetime], Supply] | None = None
     """What to order and what to give back. Without it the nodes are somebody else's business."""
+    machines: Machines = field(default_factory=machines)
+    """The machine types and GPUs that are known by name."""
 
     @property
     def orders(self) -> bool:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from kaito.api.contracts import Parallelism
 from kaito.api.names import REASON_GPU_TOO_SMALL
 from kaito.api.workspace import Workspace
-from kaito.catalog.gpus import Gpus, gpu_product, instance_type
+from kaito.catalog.fit import Demand, Fit, fit, instead, least_gpus
+from kaito.catalog.gpus import Gpus, Machines
 from kaito.catalog.models import ModelFacts
 from kaito.catalog.sizing import DEFAULT_CONTEXT, DoesNotFit, estimate_nodes, parallelism
 from kaito.kube.manifest import Manifest, labels_of
@@ -81,6 +83,8 @@ class Placement:
     """The taints that they accept beside those of GPU nodes."""
     fits: bool = True
     """The model can be served by nodes of this kind at all."""
+    advice: str = ""
+    """Which single machine would do where it takes several, as a sentence; empty where none is known."""
 
 
 def wish_of(workspace: Workspace) -> Wish:
@@ -99,7 +103,11 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
     wish = wish_of(wanted.workspace)
     ours = provisioner.select(wish, nodes)
     ordered = provisioner.orders and bool(wish.instance_type)
-    offered = _ordered_hardware(wish.instance_type, ours) if ordered else _best_hardware(ours)
+    offered = (
+        _ordered_hardware(wish.instance_type, ours, provisioner.machines)
+        if ordered
+        else _best_hardware(ours, provisioner.machines)
+    )
     context = max_model_len or DEFAULT_CONTEXT
     count = resource.count if resource else 1
     fits = True
@@ -110,8 +118,11 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
             target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
         verdict = provisioner.judge(wish, ours, target)
     except DoesNotFit as error:
-        cause = named(REASON_GPU_TOO_SMALL, f"{error}")
-        target, hardware, verdict, fits = max(count, 1), offered, nodes_missing(f"{error}.", cause), False
+        said = " ".join(
+            filter(None, (f"{error}.", _advice(wanted.model, wish.instance_type, context, provisioner.machines)))
+        )
+        cause = named(REASON_GPU_TOO_SMALL, said.removesuffix("."))
+        target, hardware, verdict, fits = max(count, 1), offered, nodes_missing(said, cause), False
     return Placement(
         verdict=verdict,
         target=target,
@@ -122,17 +133,20 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
         requirements=tuple(provisioner.requirements(wish)),
         tolerations=(*wanted.tolerations, *([spot_toleration()] if wish.is_spot else [])),
         fits=fits,
+        advice=_advice(wanted.model, wish.instance_type, context, provisioner.machines)
+        if target > 1 or not fits
+        else "",
     )
 
 
-def hardware_of(node: Manifest) -> Hardware:
+def hardware_of(node: Manifest, machines: Machines) -> Hardware:
     """What a node offers, by its capacity and the labels that NVIDIA's feature discovery puts on it."""
     status = node.get("status") or {}
     gpus = _whole((status.get("allocatable") or status.get("capacity") or {}).get(GPU_RESOURCE))
     if not gpus:
         return Hardware()
     labels = labels_of(node)
-    known = gpu_product(labels.get(PRODUCT_LABEL, ""))
+    known = machines.gpu_product(labels.get(PRODUCT_LABEL, ""))
     memory_mib = _whole(labels.get(MEMORY_LABEL))
     per_gpu = round(memory_mib / MIB_PER_GIB) if memory_mib else known.memory_gib if known else None
     return Hardware(
@@ -150,21 +164,21 @@ def _whole(text: object) -> int:
         return 0
 
 
-def _best_hardware(nodes: Sequence[Manifest]) -> Hardware:
+def _best_hardware(nodes: Sequence[Manifest], machines: Machines) -> Hardware:
     """That of the first ready node with GPUs; without one, a CPU."""
-    offers = (hardware_of(node) for node in nodes if is_ready(node))
+    offers = (hardware_of(node, machines) for node in nodes if is_ready(node))
     return next((offer for offer in offers if offer.gpus), Hardware())
 
 
-def _ordered_hardware(type_: str, nodes: Sequence[Manifest]) -> Hardware:
+def _ordered_hardware(type_: str, nodes: Sequence[Manifest], machines: Machines) -> Hardware:
     """That of the type that is ordered, so that the target does not change with the nodes that come.
 
     A type that no table has is sized by the Workspace's own count, for the same reason: only the number of its GPUs is
     taken from a node.
     """
-    known = instance_type(type_)
+    known = machines.instance_type(type_)
     if known is None:
-        return replace(_best_hardware(nodes), memory_gib=None)
+        return replace(_best_hardware(nodes, machines), memory_gib=None)
     gpus = known.gpus
     return Hardware(gpus.count, gpus.memory_gib, gpus.product, gpus.compute_capability)
 
@@ -183,7 +197,35 @@ def _size(
         return 1, _least(model, offered, context) if model and gpus else offered
     if model is None or gpus is None or not _is_sizable(model, offered):
         return max(count, 1), offered
-    return estimate_nodes(model, gpus, context=context).nodes, offered
+    nodes = estimate_nodes(model, gpus, context=context).nodes
+    if model.shape is None:
+        return nodes, offered
+    alone = _alone(model, gpus, context)
+    if nodes == 1 and alone.is_impossible:
+        raise DoesNotFit(f"{model.id} does not fit: {alone.why}")
+    # KAITO's formula counts files that are there twice and knows no windows: one node may do where it asks for several.
+    return (1 if alone.fits else nodes), offered
+
+
+@lru_cache(maxsize=1024)
+def _alone(model: ModelFacts, gpus: Gpus, context: int) -> Fit:
+    """What the model comes to on one such node; remembered, as every pass asks."""
+    return fit(model, gpus, Demand(context=context))
+
+
+@lru_cache(maxsize=1024)
+def _advice(model: ModelFacts | None, type_: str, context: int, machines: Machines) -> str:
+    """Which machines would do: of the cloud that the Workspace's own type is of, or where nodes are brought along, the
+    GPUs that one of them would need."""
+    known = machines.instance_type(type_) if type_ else None
+    if model is None or not model.is_known or (type_ and known is None):
+        return ""
+    demand = Demand(context=context)
+    if known is not None:
+        found = instead(model, machines.instance_types(known.cloud), demand)
+        return f"What serves it: {found}." if found else ""
+    gpus = least_gpus(model, machines.instance_types(), demand)
+    return f"One node with {' or '.join(gpus)} serves it." if gpus else ""
 
 
 def _one_gpu(offered: Hardware) -> Hardware:

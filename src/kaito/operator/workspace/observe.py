@@ -40,10 +40,19 @@ class UnknownPreset:
     """A preset name that stands for no model; the message says which names are near."""
 
     message: str
+    may_be_private: bool = False
+    """A hub shows no such model to us; it may to somebody with a token."""
 
 
-Lookup = Callable[[str], ModelFacts | UnknownPreset]
-"""The model of a preset name. Answers at once: it reads what is known and fetches nothing."""
+@dataclass(frozen=True, slots=True)
+class FactsPending:
+    """A hub is being asked about a model; the message says so."""
+
+    message: str
+
+
+Lookup = Callable[[str], ModelFacts | UnknownPreset | FactsPending]
+"""The model of a preset name. Answers at once: it reads what is known and waits for nothing."""
 
 
 ProgressOf = Callable[[Manifest], TuneProgress | None]
@@ -60,7 +69,7 @@ class Observed:
     """The same as a typed value; None when it cannot be read as one."""
     unreadable: str = ""
     """Why it cannot: each wrong field with what is wrong with it."""
-    model: ModelFacts | UnknownPreset | None = None
+    model: ModelFacts | UnknownPreset | FactsPending | None = None
     """What the preset stands for; None without a preset."""
     revisions: tuple[Manifest, ...] = ()
     stateful_set: Manifest | None = None

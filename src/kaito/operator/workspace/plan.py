@@ -35,13 +35,16 @@ from kaito.operator.provisioners.wish import Verdict
 from kaito.operator.settings import Settings
 from kaito.operator.workspace import failures, ordering, serving, tuning
 from kaito.operator.workspace.nodes import Placement, place
-from kaito.operator.workspace.observe import Observed
+from kaito.operator.workspace.observe import FactsPending, Observed
 from kaito.operator.workspace.progress import progress_of
 from kaito.operator.workspace.revision import Revision, current_revision, missing_annotations
 from kaito.operator.workspace.services import headless_service, main_service
 from kaito.operator.workspace.status import Report, deleting_status, events, status
 from kaito.operator.workspace.timeline import Sighting
 from kaito.operator.workspace.wanted import Problem, Tuning, UserConfig, Wanted, user_config, wanted
+
+FACTS_POLL_S = 1.0
+"""How soon a Workspace is looked at again whose model a hub is being asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,9 @@ def plan(observed: Observed, settings: Settings, provisioner: Provisioner, now: 
         delete=(*revision.delete, *superseded, *supply.delete, *work.delete),
         status=fresh,
         events=(*_migration(workspace, superseded), *supply.events, *events(workspace, fresh)),
-        requeue_after_s=min(filter(None, (supply.requeue_after_s, work.look_again_s)), default=None),
+        requeue_after_s=FACTS_POLL_S
+        if isinstance(observed.model, FactsPending)
+        else min(filter(None, (supply.requeue_after_s, work.look_again_s)), default=None),
         refused=_refusal(workspace, work, now),
     )
 
@@ -296,7 +301,7 @@ def _over_several_nodes(asked: Wanted, placement: Placement) -> Verdict | None:
         return None
     message = (
         f"{asked.model.id} needs {placement.target} of these nodes, and this operator cannot spread a model over "
-        "several nodes yet. Use nodes with more GPU memory."
+        f"several nodes yet. {placement.advice or 'Use nodes with more GPU memory.'}"
     )
     cause = named(names.REASON_NOT_SUPPORTED_HERE, message)
     return Verdict(False, names.REASON_NOT_SUPPORTED_HERE, message, diagnosis=cause)

@@ -62,10 +62,8 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
     options: dict[str, Any] = {
         **flags.options(),
         # A repository's own code runs only where its commit is pinned: what was looked at is what is run.
-        "trust_remote_code": flags.trust_remote_code
-        and wanted.weights is None
-        and model.is_known
-        and bool(model.revision),
+        # A registry's copy of it is not what was looked at.
+        "trust_remote_code": flags.trust_remote_code and model.revision is not None and wanted.weights is None,
         "extra_args": _extra_args(rendering, flags, on_gpu=on_gpu),
     }
     if not on_gpu:

@@ -15,14 +15,21 @@ from typing import Any
 import yaml
 
 from kaito.api import names
-from kaito.api.contracts import TRAINING_CONFIG_KEY, USER_CONFIG_KEY, Engine, TuningMethod
+from kaito.api.contracts import (
+    SERVE_CONFIG_KEY,
+    TRAINING_CONFIG_KEY,
+    USER_CONFIG_KEY,
+    Engine,
+    ServeConfig,
+    TuningMethod,
+)
 from kaito.api.training import DEFAULTS, BadTraining, check_method, parse_options
 from kaito.api.workspace import DataDestination, DataSource, InferenceSpec, TuningSpec, Workspace
 from kaito.catalog.engine_options import file_problem, size_of
 from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import Manifest
 from kaito.operator.workspace.adapters import LoraAdapter, lora_adapters
-from kaito.operator.workspace.observe import Observed, UnknownPreset
+from kaito.operator.workspace.observe import FactsPending, Observed, UnknownPreset
 from kaito.operator.workspace.weights import WeightsImage, weights_image
 
 MAX_NAME = 52
@@ -124,10 +131,17 @@ def _inference(
         if not (inference.template.get("spec") or {}).get("containers"):
             return _invalid("inference.template has no containers: give spec.containers, as in a pod.")
         return Wanted(workspace, default_engine, template=inference.template, tolerations=tolerations)
+    options = inference.preset.preset_options if inference.preset else None
+    secret = options.model_access_secret if options else ""
     model = observed.model
+    if isinstance(model, FactsPending):
+        return Problem(names.REASON_INFERENCE_PENDING, model.message)
+    if isinstance(model, UnknownPreset) and model.may_be_private and secret and inference.preset:
+        model = ModelFacts(id=inference.preset.name)
     if not isinstance(model, ModelFacts):
         said = model.message if isinstance(model, UnknownPreset) else "The preset is not known."
         return Problem(names.REASON_UNKNOWN_PRESET, said)
+    model = _as_it_runs(model, observed)
     engine = _engine(workspace, model, default_engine)
     if engine is None:
         return _invalid(
@@ -140,7 +154,6 @@ def _inference(
     weights = weights_image(workspace.annotations)
     if isinstance(weights, str):
         return _invalid(weights)
-    options = inference.preset.preset_options if inference.preset else None
     return Wanted(
         workspace,
         engine,
@@ -148,7 +161,7 @@ def _inference(
         adapters=adapters,
         weights=weights,
         tolerations=tolerations,
-        token_secret=options.model_access_secret if options else "",
+        token_secret=secret,
     )
 
 
@@ -156,6 +169,8 @@ def _tuning(observed: Observed, workspace: Workspace, spec: TuningSpec) -> Wante
     model = observed.model
     if spec.preset is None:
         return _invalid("The Workspace has no tuning.preset: name the model to tune.")
+    if isinstance(model, FactsPending):
+        return Problem(names.REASON_INFERENCE_PENDING, model.message)
     if not isinstance(model, ModelFacts):
         said = model.message if isinstance(model, UnknownPreset) else "The preset is not known."
         return Problem(names.REASON_UNKNOWN_PRESET, said)
@@ -230,6 +245,20 @@ def _training(observed: Observed, workspace: Workspace, spec: TuningSpec, method
 
 def _bad_training(message: str) -> Problem:
     return Problem(names.REASON_TUNING_CONFIG, message)
+
+
+def _as_it_runs(model: ModelFacts, observed: Observed) -> ModelFacts:
+    """A model of a hub stays at the commit that it was first served at: a newer one there must not roll the pods."""
+    if model.is_known and model.reviewed:
+        return model
+    text = ((observed.serve_config or {}).get("data") or {}).get(SERVE_CONFIG_KEY, "")
+    try:
+        running = ServeConfig.model_validate_json(text).model
+    except ValueError:
+        return model
+    if running.id != model.id or running.revision is None:
+        return model
+    return model.model_copy(update={"revision": running.revision})
 
 
 def _tolerations(text: str) -> tuple[Manifest, ...] | Problem:
