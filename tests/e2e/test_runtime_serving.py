@@ -224,7 +224,9 @@ def test_an_answer_follows_a_json_schema(client: openai.OpenAI) -> None:
         chat(client, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "odd"}}})
 
 
-def test_a_tool_is_called_when_one_is_asked_for(client: openai.OpenAI) -> None:
+def test_a_tool_is_called_when_one_is_asked_for(client: openai.OpenAI, server: RuntimeProcess) -> None:
+    if server.engine == "vllm":
+        pytest.skip("vLLM lets so small a model run on inside a call; that its answers come through is compared below")
     named = {"type": "function", "function": {"name": "switch"}}
     for choice in (named, "required"):
         answer = chat(client, tools=[TOOL], tool_choice=choice, max_tokens=60, parallel_tool_calls=False)
