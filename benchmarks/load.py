@@ -63,6 +63,8 @@ class Seen(msgspec.Struct):
     """From the first request to the last answer."""
     statuses: dict[str, int] = msgspec.field(default_factory=dict)
     answer_ms: list[float] = msgspec.field(default_factory=list)
+    answer_bytes: int = 0
+    """Of the bodies of all answers to writers."""
     events: int = 0
     events_seconds: float = 0.0
     """From the first request to the last event."""
@@ -211,8 +213,9 @@ async def _write(job: Job, connections: list[Connection], seen: Seen) -> None:
                 due = began + next(turns) / job.rate
                 await asyncio.sleep(max(due - time.perf_counter(), 0))
             sent = time.perf_counter()
-            status, _ = await connection.ask(request)
+            status, body = await connection.ask(request)
             seen.answer_ms.append(1000 * (time.perf_counter() - sent))
+            seen.answer_bytes += len(body)
             statuses[str(status)] += 1
 
     await asyncio.gather(*(writer(connection) for connection in connections))
@@ -236,7 +239,9 @@ def main() -> None:
     """Read the job, run it, write what was seen."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     seen = uvloop.run(run(job))
-    sys.stdout.buffer.write(msgspec.json.encode(seen))
+    # A buffered file of our own: with PYTHONUNBUFFERED, `sys.stdout` writes no more than a pipe takes at once.
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+        out.write(msgspec.json.encode(seen))
 
 
 if __name__ == "__main__":

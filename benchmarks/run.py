@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.e2e.machine import REPOSITORY, Machine
 from tests.engine_process import EngineProcess
 
-from benchmarks import creates, front, idle, provisioner, serving
+from benchmarks import engine_load, front, idle, provisioner, scale, serving
 from kaito.api.kinds import WORKSPACES
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
@@ -137,7 +137,8 @@ def measure() -> list[Row]:
             machine.down()
         rows += front_alone()
         rows += model_servers(folder / "servers", cache / "kaito" / "models")
-        rows += creates_per_second(folder / "creates")
+        rows += under_load(folder / "load")
+        rows += at_scale(folder / "scale")
         rows += idle_costs(folder / "idle")
         rows += provisioning(folder / "provisioner")
     return rows
@@ -173,12 +174,39 @@ def model_servers(folder: Path, weights: Path) -> list[Row]:
     return rows
 
 
-def creates_per_second(folder: Path) -> list[Row]:
-    """The engine alone, under load."""
-    rounds = asyncio.run(creates.measure(folder, count=1600))
+def under_load(folder: Path) -> list[Row]:
+    """The engine alone, with its clients on the same machine."""
+    found = engine_load.measure(folder)
+    writers, watchers = f"{engine_load.WRITERS} clients", f"{engine_load.WATCHERS} watchers"
+    beside = f"beside {engine_load.STEADY_PER_S} creates/s and {watchers}"
     return [
-        Row(f"{resource.kind}s created by {creates.CLIENTS} clients", "/s", values)
-        for resource, values in rounds.items()
+        Row(f"ConfigMaps created by {writers}", "/s", found.config_maps_per_s, at_least=3000),
+        Row(f"Workspaces created by {writers}", "/s", found.workspaces_per_s, at_least=2000),
+        Row(f"server-side applies by {writers}, of what is new", "/s", found.applied_new_per_s, at_least=1000),
+        Row(
+            f"server-side applies by {writers}, of what is there",
+            "/s",
+            found.applied_changed_per_s,
+            at_least=1000,
+        ),
+        *(Row(f"engine's CPU for a request: {what}", "µs", values) for what, values in found.cpu_us.items()),
+        Row(f"events delivered to {watchers}, writers unbounded", "/s", found.events_per_s, at_least=60_000),
+        Row("event sent to seen, writers unbounded, 99th percentile", "ms", found.event_p99_ms),
+        Row(f"event sent to seen, {beside}, 99th percentile", "ms", found.steady_event_p99_ms, 20),
+        Row(f"GET at {engine_load.READS_PER_S}/s {beside}, 99th percentile", "ms", found.read_p99_ms, 5),
+        Row("list of 10,000 ConfigMaps", "s", found.list_s, 0.5),
+        *(Row(f"memory a {kind} beyond its JSON", "KiB", [kib], 3) for kind, kib in found.extra_kib.items()),
+    ]
+
+
+def at_scale(folder: Path, *, nodes: int = 2000, pods: int = 10_000) -> list[Row]:
+    """Many nodes and pods at once."""
+    found = asyncio.run(scale.measure(folder, nodes=nodes, pods=pods))
+    what = f"{nodes:,} simulated nodes and {pods:,} pods"
+    return [
+        Row(f"{what} all Ready, from process start", "s", [found.seconds], 120),
+        Row(f"{what}: engine's CPU", "s", [found.cpu_s]),
+        Row(f"{what}: engine's memory", "MiB", [found.rss_mib], 700),
     ]
 
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts the engine together: store, registry, HTTP server, controllers and node agent. The only composition root.
 
-The controllers and the node agent are clients like any other: they talk to the server over its loopback address.
+The controllers and the node agent are clients like any other, but for the socket between them and the server
+(`kaito.engine.http.inprocess`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kaito.engine.controllers.catalogue import COLLECTOR_NAMES, collectors, cont
 from kaito.engine.controllers.catalogue import Settings as ControllerSettings
 from kaito.engine.http.certificates import Credentials, load_credentials
 from kaito.engine.http.documents import Documents
+from kaito.engine.http.inprocess import InProcess
 from kaito.engine.http.kubeconfig import write_kubeconfig
 from kaito.engine.http.listener import Listener, listen
 from kaito.engine.http.server import Server
@@ -51,6 +53,7 @@ from kaito.engine.settings import Settings
 from kaito.engine.storage.events import Journal, MemoryJournal
 from kaito.engine.storage.journal import DirectoryLock, SqliteJournal
 from kaito.engine.storage.store import Store
+from kaito.engine.turns import Turns
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.config import ClusterConfig
@@ -101,7 +104,7 @@ class Engine:
         await listener.start()
         self._stack.push_async_callback(listener.stop)
         self._stack.callback(store.end_watches)
-        await self._run_clients(credentials, now)
+        await self._run_clients(server, credentials, now)
         server.ready = True
         write_kubeconfig(settings.kubeconfig_path, self.url, credentials)
 
@@ -142,22 +145,26 @@ class Engine:
             authorizer=authorizer,
             socket=PodSocket(self._pods),
             clock=clock,
+            turns=Turns(asyncio.get_running_loop()),
         )
 
     # What runs against the server
 
-    async def _run_clients(self, credentials: Credentials, started: datetime) -> None:
+    async def _run_clients(self, server: Server, credentials: Credentials, started: datetime) -> None:
         settings = self._settings
         if not (settings.controllers or settings.node or settings.simulated_nodes or settings.simulated_machines):
             return
         config = ClusterConfig(self.url, ca_pem=credentials.ca_file.read_text(), token=credentials.token)
+
+        async def client_named(user_agent: str) -> Client:
+            transport = InProcess(server, token=credentials.token, user_agent=user_agent)
+            return await self._stack.enter_async_context(Client(config, transport=transport))
+
         if settings.controllers:
-            client = await self._stack.enter_async_context(Client(config, user_agent="kube-controller-manager"))
-            self._run_controllers(client, credentials, started)
+            self._run_controllers(await client_named("kube-controller-manager"), credentials, started)
         if settings.node:
-            client = await self._stack.enter_async_context(Client(config, user_agent="kubelet"))
             self.agent = NodeAgent(
-                client,
+                await client_named("kubelet"),
                 data_dir=settings.data_dir / "node",
                 images=_images(settings.images),
                 environment=self._environment,
@@ -166,7 +173,7 @@ class Engine:
             self._pods.backend = self.agent
             self._spawn(self.agent.run(), "node agent")
         if settings.simulated_nodes:
-            client = await self._stack.enter_async_context(Client(config, user_agent="kubelet (simulated)"))
+            client = await client_named("kubelet (simulated)")
             capacity = SimulatedCapacity(gpus=settings.simulated_gpus)
             nodes = SimulatedNodes(client, count=settings.simulated_nodes, capacity=capacity, clock=self._clock)
             self._spawn(nodes.run(), "simulated nodes")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from kaito.engine.schema.conversion import SHARED_COLLECTIONS, STORED_AS
@@ -18,9 +19,9 @@ ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "up
 SCALE = ("autoscaling", "v1", "Scale")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kind:
-    """One kind in one served version."""
+    """One kind in one served version. What follows from its fields is asked several times a request: found out once."""
 
     group: str
     version: str
@@ -38,22 +39,22 @@ class Kind:
     schema: Any = field(default=None, compare=False, repr=False)
     """For a custom kind: what `kaito.engine.schema.structural` made of the version's schema."""
 
-    @property
+    @cached_property
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
 
-    @property
+    @cached_property
     def qualified(self) -> str:
         """`plural.group`, as messages name it."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
-    @property
+    @cached_property
     def collection(self) -> str:
         """Where the objects are stored, whatever the version."""
         place = f"{self.group}/{self.plural}"
         return SHARED_COLLECTIONS.get(place, place)
 
-    @property
+    @cached_property
     def is_converted(self) -> bool:
         """Whether what is stored is another version of this built-in kind."""
         return (self.api_version, self.kind) in STORED_AS
@@ -66,14 +67,14 @@ class Kind:
     def singular_name(self) -> str:
         return self.singular or self.kind.lower()
 
-    @property
+    @cached_property
     def version_spec(self) -> Manifest:
         """For a custom kind: this version's entry of the definition."""
         assert self.definition is not None
         versions: list[Manifest] = self.definition["spec"]["versions"]
         return next(entry for entry in versions if entry["name"] == self.version)
 
-    @property
+    @cached_property
     def is_custom(self) -> bool:
         return self.definition is not None
 

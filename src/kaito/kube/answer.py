@@ -33,8 +33,7 @@ def items_of(resource: Resource, page: Manifest) -> list[Manifest]:
     for item in items:
         if not item.get("metadata", {}).get("name"):
             raise ApiError(200, "MalformedAnswer", f"the list of {resource.plural} holds an object without a name")
-        item.setdefault("apiVersion", resource.api_version)
-        item.setdefault("kind", resource.kind)
+        item["apiVersion"], item["kind"] = resource.api_version, resource.kind
     return items
 
 

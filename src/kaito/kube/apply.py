@@ -8,13 +8,16 @@
 - An object that is gone when it is patched, deleted or given a status is no error: its deletion wakes the controller.
 - A conflict is `RetryLater`: the cache was behind. Everything else that the server refuses is raised as it is.
 - What the server answers is taken into the cache at once, so that the next plan sees it without waiting for the watch.
+- Writes of one sort go out in their order, several at a time: a round of the scheduler binds thousands of pods, and a
+  server stores what comes together in one go.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,7 +30,7 @@ from kaito.kube.drift import desired, is_in_sync, is_noop_merge, projected
 from kaito.kube.errors import AlreadyExists, ApiError, Conflict, NotFound, TooManyRequests, Unavailable
 from kaito.kube.events import Recorder
 from kaito.kube.manifest import Key, Manifest, is_deleting, key_of
-from kaito.kube.plan import Create, Delete, Patch, Plan, RetryLater, Terminal
+from kaito.kube.plan import Create, Delete, Event, Patch, Plan, RetryLater, Terminal
 from kaito.kube.resource import Resource, resource_of
 from kaito.kube.store import applied_by
 
@@ -37,6 +40,8 @@ V = TypeVar("V")
 UNSEEN_TTL_S = 600.0
 """How long an apply of something that is not cached is believed to hold."""
 _REMEMBERED = 20_000
+AT_ONCE = 16
+"""How many writes of one plan are on their way at a time."""
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -75,14 +80,15 @@ class Applier:
             for patch in plan.patches:
                 await self._patch(patch)
             await self._make(plan, resource, key)
-            for delete in plan.delete:
-                await self._delete(delete)
+            await _together(self._delete, plan.delete)
             if plan.status is not None:
                 await self._status(resource, key, plan.status)
         except Conflict as error:
             raise RetryLater(str(error)) from error
-        for event in plan.events:
-            self.writes += await self._recorder.record(event)
+        await _together(self._record, plan.events)
+
+    async def _record(self, event: Event) -> None:
+        self.writes += await self._recorder.record(event)
 
     def _resource_of(self, manifest: Manifest) -> Resource:
         try:
@@ -160,12 +166,19 @@ class Applier:
     async def _make(self, plan: Plan, resource: Resource, key: Key) -> None:
         """The applies and creates, or what the plan has in store for the case that one of them is refused."""
         manifest: Manifest = {}
+
+        async def created(create: Create) -> None:
+            nonlocal manifest
+            try:
+                await self._create(create)
+            except ApiError:
+                manifest = create.manifest
+                raise
+
         try:
             for manifest in plan.apply:
                 await self._apply(self._resource_of(manifest), manifest, subresource="")
-            for create in plan.create:
-                manifest = create.manifest
-                await self._create(create)
+            await _together(created, plan.create)
         except (Conflict, TooManyRequests, Unavailable):
             raise
         except ApiError as error:
@@ -237,6 +250,19 @@ class Applier:
         cache = self._reader.cache_of(resource, key_of(answer))
         if cache is not None:
             cache.written(answer)
+
+
+async def _together(act: Callable[[V], Awaitable[None]], items: Sequence[V]) -> None:
+    """Do it for each, `AT_ONCE` at a time. Raises the first failure, with nothing on its way any more."""
+    for start in range(0, len(items), AT_ONCE):
+        some = items[start : start + AT_ONCE]
+        if len(some) == 1:
+            await act(some[0])
+            return
+        results = await asyncio.gather(*(act(item) for item in some), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
 
 def _is_worth_deleting(live: Manifest, delete: Delete) -> bool:

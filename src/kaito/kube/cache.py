@@ -50,6 +50,8 @@ class Cache:
         label_selector: str | None = None,
         field_selector: str | None = None,
         *,
+        metadata_only: bool = False,
+        trim: Callable[[Manifest], Manifest] | None = None,
         clock: Clock | None = None,
         managers: Sequence[str] = (),
         optional: bool = False,
@@ -58,6 +60,10 @@ class Cache:
         self.resource = resource
         self.label_selector = label_selector
         self.field_selector = field_selector
+        self.metadata_only = metadata_only
+        """Whether of each object only the metadata is kept."""
+        self._trim = trim
+        """Makes of an object what is kept of it, and told to listeners."""
         self.store = Store(managers)
         self.optional = optional
         """The server may not have the resource."""
@@ -156,7 +162,10 @@ class Cache:
 
     async def _list(self) -> None:
         items, version = await self._client.list_objects(
-            self.resource, label_selector=self.label_selector, field_selector=self.field_selector
+            self.resource,
+            label_selector=self.label_selector,
+            field_selector=self.field_selector,
+            metadata_only=self.metadata_only,
         )
         listed = version_number(version)
         went_back = listed < version_number(self._version)
@@ -189,6 +198,7 @@ class Cache:
             label_selector=self.label_selector,
             field_selector=self.field_selector,
             bookmarks=True,
+            metadata_only=self.metadata_only,
             opened=self._accepted,
         )
         async with aclosing(events):
@@ -218,6 +228,8 @@ class Cache:
             self._put(obj)
 
     def _put(self, obj: Manifest) -> None:
+        if self._trim is not None:
+            obj = self._trim(obj)
         old = self.store.put(obj)
         if old is None or old["metadata"].get("resourceVersion") != obj["metadata"].get("resourceVersion"):
             self._tell(old, obj)

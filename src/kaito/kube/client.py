@@ -9,37 +9,29 @@ the server asked it to (429, Retry-After) and a 401 with renewed credentials; th
 
 from __future__ import annotations
 
-import asyncio
-import io
-import os
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from kaito.kube import request as requests
 from kaito.kube.answer import WatchEvent, decode_event, items_of, lines_of
 from kaito.kube.auth import Login
 from kaito.kube.clock import Clock, RealClock
-from kaito.kube.config import ClusterConfig, ConfigError
-from kaito.kube.errors import ApiError, Gone, Unauthorized, Unavailable, error_from_response
+from kaito.kube.config import ClusterConfig
+from kaito.kube.errors import ApiError, Gone, Unavailable, error_from_response
 from kaito.kube.manifest import Manifest
 from kaito.kube.request import PatchKind, Propagation, Request, with_body
 from kaito.kube.resource import Resource
+from kaito.kube.transport import Answer, HttpTransport, Patience, Transport, was_closed
 
 Body = Manifest | list[Manifest] | bytes | str | None
 
 _MOST_ATTEMPTS = 5
 _WATCH_TIMEOUT_S = 290
-_CLOSED_ERRORS = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)
-_LARGE = 1024 * 1024
-_NETWORK_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +57,18 @@ class Response:
 class Stream:
     """An answer that is still arriving: `async for chunk in stream`."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-        self._response = response
+    def __init__(self, answer: Answer) -> None:
+        self.status = answer.status
+        self.headers = answer.headers
+        self._answer = answer
 
     @property
     def chunks(self) -> AsyncIterator[bytes]:
         """The body in pieces as they arrive. Raises Unavailable when the connection breaks."""
-        return self.__aiter__()
+        return self._answer.chunks()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-        except _NETWORK_ERRORS as error:
-            raise _unavailable(self._response.url.path, error) from error
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._answer.chunks()
 
 
 class Client:
@@ -97,29 +85,28 @@ class Client:
         timeouts: Timeouts | None = None,
         clock: Clock | None = None,
         answered: Callable[[str, int, float], None] | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        """`answered` is told of every answer: the method, the status (0: none came) and the seconds that it took."""
+        """`answered` is told of every answer: the method, the status (0: none came) and the seconds that it took.
+
+        Without a transport, requests go over HTTP to the server that `config` names.
+        """
         self.config = config
         self._answered = answered
-        self._user_agent = user_agent
         self._timeouts = timeouts or Timeouts()
         self._clock = clock or RealClock()
         self._login = Login(config, self._clock)
-        self._opened: aiohttp.ClientSession | None = None
+        headers = {"User-Agent": user_agent, "Accept": "application/json"}
+        self._transport = transport or HttpTransport(config, self._login, headers)
 
     async def __aenter__(self) -> Self:
-        # No limit of connections: every watch holds one, and workers are few.
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
-        headers = {"User-Agent": self._user_agent, "Accept": "application/json"}
-        self._opened = aiohttp.ClientSession(connector=connector, headers=headers, json_serialize=_no_json)
+        self._transport.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._opened is not None:
-            await self._opened.close()
-            self._opened = None
+        await self._transport.close()
 
     async def get(
         self, resource: Resource, name: str, namespace: str = "", *, subresource: str | None = None
@@ -137,6 +124,7 @@ class Client:
         label_selector: str | None = None,
         field_selector: str | None = None,
         page_size: int = 500,
+        metadata_only: bool = False,
     ) -> tuple[list[Manifest], str]:
         """All objects, with apiVersion and kind, and the collection's resourceVersion (read page by page)."""
         items: list[Manifest] = []
@@ -149,6 +137,7 @@ class Client:
                 field_selector=field_selector,
                 limit=size,
                 token=token,
+                metadata_only=metadata_only,
             )
             try:
                 page = await self._object(page_request)
@@ -242,6 +231,7 @@ class Client:
         label_selector: str | None = None,
         field_selector: str | None = None,
         bookmarks: bool = False,
+        metadata_only: bool = False,
         opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
         """Changes after `resource_version`; BOOKMARK events (only their resourceVersion counts) if wanted.
@@ -257,14 +247,17 @@ class Client:
             label_selector=label_selector,
             field_selector=field_selector,
             timeout_s=_WATCH_TIMEOUT_S,
+            metadata_only=metadata_only,
         )
-        async with self._open(request, timeout=self._streaming()) as response:
+        async with self._open(request, self._streaming()) as response:
             if response.status != 200:
-                raise error_from_response(response.status, await _body(response))
+                raise error_from_response(response.status, await response.read())
             if opened is not None:
                 opened()
-            async for line in lines_of(Stream(response)):
+            async for line in lines_of(response.chunks()):
                 event = decode_event(line)
+                if metadata_only:
+                    event.object.update(apiVersion=resource.api_version, kind=resource.kind)
                 if bookmarks or event.type != "BOOKMARK":
                     yield event
 
@@ -291,8 +284,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Stream]:
         """An answer read piece by piece, without a time limit between pieces (logs that are followed)."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect_s)
-        async with self._open(_raw(method, path, params, body, headers), timeout=timeout) as response:
+        patience = Patience(self._timeouts.connect_s)
+        async with self._open(_raw(method, path, params, body, headers), patience) as response:
             yield Stream(response)
 
     def _scope(self, resource: Resource, namespace: str) -> str:
@@ -309,14 +302,13 @@ class Client:
         return decoded
 
     async def _send(self, request: Request) -> Response:
-        timeout = aiohttp.ClientTimeout(total=self._timeouts.request_s, sock_connect=self._timeouts.connect_s)
+        patience = Patience(self._timeouts.connect_s, whole_s=self._timeouts.request_s)
         renewed = False
         for attempt in range(_MOST_ATTEMPTS):
             try:
-                response = await self._once(request, timeout)
+                response = await self._once(request, patience)
             except Unavailable as error:
-                # The server closed a connection of the pool in the moment in which we used it.
-                if attempt == 0 and request.is_repeatable and isinstance(error.__cause__, _CLOSED_ERRORS):
+                if attempt == 0 and request.is_repeatable and was_closed(error):
                     continue
                 raise
             if response.status == 401 and self._login.is_renewable and not renewed:
@@ -329,58 +321,23 @@ class Client:
             await self._clock.sleep(wait_s)
         return response
 
-    async def _once(self, request: Request, timeout: aiohttp.ClientTimeout) -> Response:
+    async def _once(self, request: Request, patience: Patience) -> Response:
         began = self._clock.monotonic()
         status = 0
         try:
-            async with self._open(request, timeout=timeout) as opened:
-                response = Response(opened.status, opened.headers, await _body(opened))
+            async with self._open(request, patience) as opened:
+                response = Response(opened.status, opened.headers, await opened.read())
             status = response.status
             return response
         finally:
             if self._answered is not None:
                 self._answered(request.method, status, self._clock.monotonic() - began)
 
-    @asynccontextmanager
-    async def _open(self, request: Request, *, timeout: aiohttp.ClientTimeout) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._opened is None:
-            raise RuntimeError("the client is not open: use `async with Client(...)`")
-        try:
-            headers = await self._login.headers()
-            tls: ssl.SSLContext | bool = await self._login.tls() if self.config.server.startswith("https:") else True
-        except ConfigError as error:
-            raise Unauthorized(401, "Unauthorized", str(error)) from None
-        try:
-            response = await self._opened.request(
-                request.method,
-                URL(self.config.server + request.path),
-                params=request.params or None,
-                headers={**headers, **request.headers},
-                data=_payload(request.body),
-                timeout=timeout,
-                ssl=tls,
-                server_hostname=self.config.tls_server_name,
-                proxy=self.config.proxy_url,
-                allow_redirects=request.is_read,
-            )
-        except _NETWORK_ERRORS as error:
-            raise _unavailable(self.config.server, error) from error
-        try:
-            yield response
-        finally:
-            response.close() if not response.content.at_eof() else response.release()
+    def _open(self, request: Request, patience: Patience) -> AbstractAsyncContextManager[Answer]:
+        return self._transport.send(request, patience)
 
-    def _streaming(self) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(
-            total=None, sock_connect=self._timeouts.connect_s, sock_read=self._timeouts.inactivity_s
-        )
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    try:
-        return await response.read()
-    except _NETWORK_ERRORS as error:
-        raise _unavailable(response.url.path, error) from error
+    def _streaming(self) -> Patience:
+        return Patience(self._timeouts.connect_s, silence_s=self._timeouts.inactivity_s)
 
 
 def _raw(
@@ -392,23 +349,3 @@ def _raw(
         return Request(method, path, params or {}, headers or {}, body)
     built = with_body(method, path, body, params=params)
     return replace(built, headers={**built.headers, **(headers or {})})
-
-
-def _unavailable(where: str, error: BaseException) -> Unavailable:
-    if isinstance(error, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
-        return Unavailable(0, "CertificateNotTrusted", f"{where}: its certificate is not trusted; check the login's CA")
-    if isinstance(error, asyncio.TimeoutError):
-        return Unavailable(0, "Timeout", f"{where}: no answer in time")
-    # aiohttp's own words carry the address of an SSL context; the cause below them says what happened.
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    text = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno and cause.errno > 0 else str(cause)
-    return Unavailable(0, "NoConnection", f"{where}: no connection ({text or type(cause).__name__})")
-
-
-def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
-    # aiohttp writes large plain bytes in one go and warns about it; a file-like body goes out in pieces.
-    return io.BytesIO(body) if body is not None and len(body) > _LARGE else body
-
-
-def _no_json(content: object) -> str:
-    raise TypeError("bodies are encoded before they are sent")

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +30,8 @@ from kaito.kube.resource import Resource
 AnyController = Controller[Any]
 KeysOf = Callable[[Manifest], Iterable[Key]]
 """Which keys a change of an object wakes."""
-Source = tuple[Resource, str | None, str | None]
-"""What is listed and watched: a resource, a label selector and a field selector."""
+Source = tuple[Resource, str | None, str | None, bool]
+"""What is listed and watched: a resource, a label selector, a field selector, and whether metadata is all of it."""
 
 SERVER_TROUBLE_MOST_S = 5.0
 """The longest wait after a failure that is the server's, not the key's: it may be back at any moment."""
@@ -104,9 +104,11 @@ class _Running:
 class Loop:
     """One controller at work."""
 
-    def __init__(self, client: Client, controller: AnyController, caches: Sequence[Cache], clock: Clock) -> None:
+    def __init__(self, client: Client, controller: AnyController, caches: Mapping[Source, Cache], clock: Clock) -> None:
+        """`caches`: for each of the controller's sources."""
         self.controller = controller
-        self.caches = tuple(caches)
+        self._cache_of = caches
+        self.caches = tuple(dict.fromkeys(caches.values()))
         self.stats = Stats()
         self._clock = clock
         self._queue: WorkQueue[Key] = WorkQueue(clock)
@@ -129,11 +131,11 @@ class Loop:
     def connect(self) -> None:
         """Start listening to the caches; what they hold already wakes its keys too."""
         self._ending = False
-        wakes: dict[Source, list[KeysOf]] = {_own_source(self.controller): [_own_key]}
+        wakes: dict[Cache, list[KeysOf]] = {self._cache_of[_own_source(self.controller)]: [_own_key]}
         for watch in self.controller.watches:
-            wakes.setdefault(_source(watch), []).append(watch.keys)
+            wakes.setdefault(self._cache_of[_source(watch)], []).append(watch.keys)
         for cache in self.caches:
-            listener = self._listener(wakes[(cache.resource, cache.label_selector, cache.field_selector)])
+            listener = self._listener(wakes[cache])
             cache.subscribe(listener, recovered=self._queue.flush)
             self._subscriptions.append(_Subscription(cache, listener))
             for obj in cache.store.select():
@@ -357,15 +359,25 @@ class Manager:
         if controller.name in self._running:
             raise ValueError(f"there is a controller {controller.name!r} already")
         optional = _optional(controller)
-        caches = [self._cache(source, controller.name, optional=source in optional) for source in _sources(controller)]
+        caches = {
+            source: self._cache(source, controller.name, optional=source in optional) for source in _sources(controller)
+        }
         running = _Running(Loop(self._client, controller, caches, self._clock))
         self._running[controller.name] = running
         return running
 
     def _cache(self, source: Source, manager: str, *, optional: bool) -> Cache:
-        cache = self._caches.get(source)
+        resource, labels, fields, metadata_only = source
+        # Where the whole objects are kept anyway, their metadata need not be kept once more.
+        cache = self._caches.get((resource, labels, fields, False)) or self._caches.get(source)
         if cache is None:
-            cache = Cache(self._client, *source, clock=self._clock, optional=optional)
+            cache = Cache(
+                self._client,
+                *(resource, labels, fields),
+                metadata_only=metadata_only,
+                clock=self._clock,
+                optional=optional,
+            )
             self._caches[source] = cache
         cache.optional = cache.optional and optional
         cache.store.managers.add(manager)
@@ -374,9 +386,9 @@ class Manager:
     def _start(self, running: _Running) -> None:
         assert self._group is not None
         running.loop.connect()
-        for source in _sources(running.loop.controller):
-            if source not in self._cache_tasks:
-                self._cache_tasks[source] = self._group.create_task(self._caches[source].run())
+        for source, cache in self._caches.items():
+            if source not in self._cache_tasks and cache in running.loop.caches:
+                self._cache_tasks[source] = self._group.create_task(cache.run())
         running.tasks = [self._group.create_task(running.loop.work()) for _ in range(running.loop.controller.workers)]
 
 
@@ -386,11 +398,11 @@ def _sources(controller: AnyController) -> list[Source]:
 
 
 def _own_source(controller: AnyController) -> Source:
-    return controller.resource, controller.label_selector, None
+    return controller.resource, controller.label_selector, None, False
 
 
 def _source(watch: Watch) -> Source:
-    return watch.resource, watch.label_selector, watch.field_selector
+    return watch.resource, watch.label_selector, watch.field_selector, watch.metadata_only
 
 
 def _optional(controller: AnyController) -> set[Source]:

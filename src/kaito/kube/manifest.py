@@ -115,7 +115,8 @@ def merged_conditions(current: Iterable[Manifest], wanted: Iterable[Manifest], n
 def rfc3339(moment: datetime) -> str:
     """The moment as Kubernetes writes times: UTC, whole seconds, a Z."""
     # isoformat takes a fifth of strftime's time, and an API server writes several times for each object.
-    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{utc.isoformat(timespec='seconds')[:19]}Z"
 
 
 def parse_time(text: str) -> datetime:

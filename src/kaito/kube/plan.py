@@ -146,6 +146,8 @@ class Watch:
     field_selector: str | None = None
     optional: bool = False
     """The server may not have the kind (yet): then there are no objects of it, and `Reader.serves` says so."""
+    metadata_only: bool = False
+    """The controller looks at nothing but metadata, so nothing else need be kept of the objects."""
 
 
 def owner_keys(kind: str) -> Callable[[Manifest], Iterable[Key]]:

@@ -21,6 +21,8 @@ PatchKind = Literal["merge", "json", "strategic"]
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
 _JSON = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
+"""What to accept for an object's, or with `List` a list's, metadata alone."""
 _APPLY = "application/apply-patch+yaml"
 _PATCH_TYPES: Mapping[PatchKind, str] = {
     "merge": "application/merge-patch+json",
@@ -70,6 +72,7 @@ def list_page(
     field_selector: str | None = None,
     limit: int = 0,
     token: str = "",
+    metadata_only: bool = False,
 ) -> Request:
     """Read a collection, or the page of it that follows `token`."""
     params = _selectors(label_selector, field_selector)
@@ -77,7 +80,7 @@ def list_page(
         params["limit"] = str(limit)
     if token:
         params["continue"] = token
-    return Request("GET", resource.path(namespace), params)
+    return Request("GET", resource.path(namespace), params, _accept("List") if metadata_only else {})
 
 
 def watch(
@@ -88,13 +91,14 @@ def watch(
     label_selector: str | None = None,
     field_selector: str | None = None,
     timeout_s: int | None = None,
+    metadata_only: bool = False,
 ) -> Request:
     """Follow a collection from a resourceVersion on, with bookmarks."""
     params = _selectors(label_selector, field_selector)
     params |= {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": resource_version}
     if timeout_s is not None:
         params["timeoutSeconds"] = str(timeout_s)
-    return Request("GET", resource.path(namespace), params)
+    return Request("GET", resource.path(namespace), params, _accept("") if metadata_only else {})
 
 
 def create(
@@ -163,6 +167,10 @@ def delete(
     if grace_period_s is not None:
         options["gracePeriodSeconds"] = grace_period_s
     return with_body("DELETE", resource.path(namespace, name), options)
+
+
+def _accept(suffix: str) -> dict[str, str]:
+    return {"Accept": _METADATA.format(suffix)}
 
 
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:

@@ -140,7 +140,7 @@ def controller(resources: Sequence[Resource]) -> Controller[Observed]:
         resource=NAMESPACES,
         observe=lambda reader, key: observe(reader, key, graph),
         plan=plan,
-        watches=tuple(Watch(resource, graph.saw(resource)) for resource in watched),
+        watches=tuple(Watch(resource, graph.saw(resource), metadata_only=True) for resource in watched),
     )
 
 

@@ -95,7 +95,7 @@ def emptier(resources: Sequence[Resource]) -> Controller[Leaving]:
         resource=NAMESPACES,
         observe=partial(_observe_leaving, resources=namespaced),
         plan=_empty,
-        watches=tuple(Watch(resource, no_keys) for resource in namespaced),
+        watches=tuple(Watch(resource, no_keys, metadata_only=True) for resource in namespaced),
     )
 
 

@@ -18,9 +18,11 @@ from kaito.engine.controllers.usage import concerns, total
 from kaito.engine.schema.quantity import canonical
 from kaito.kube.manifest import Key, Manifest
 from kaito.kube.plan import Controller, Patch, Plan, Reader, Watch
-from kaito.kube.resource import NAMESPACES, RESOURCE_QUOTAS, Resource
+from kaito.kube.resource import NAMESPACES, PERSISTENT_VOLUME_CLAIMS, PODS, RESOURCE_QUOTAS, SERVICES, Resource
 
 NAME = "resourcequota-controller"
+MEASURED = (RESOURCE_QUOTAS, PODS, PERSISTENT_VOLUME_CLAIMS, SERVICES)
+"""What is looked at as a whole: all else is only counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ def controller(resources: Sequence[Resource]) -> Controller[Observed]:
         resource=NAMESPACES,
         observe=partial(observe, resources=counted),
         plan=plan,
-        watches=tuple(Watch(resource, _namespace) for resource in counted),
+        watches=tuple(Watch(r, _namespace, metadata_only=r not in MEASURED) for r in counted),
     )
 
 

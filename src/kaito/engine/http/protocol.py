@@ -3,8 +3,9 @@
 """HTTP/1.1 between a socket and the server: one connection's requests in order, whole answers and streams.
 
 Stands in uvicorn's place for HTTP (its `http=` option); uvicorn keeps the listening, the shutdown and the WebSockets.
-What it does for speed: a request is one value and one task, an answer is one write, a stream's chunk is one write. What
-it does for safety: no answer leaves before what it tells is stored (`settled`), heads, bodies and waits are bounded.
+What it does for speed: a request is one value, and a task only if it has to wait for something; reads are answered as
+they come, writes in helpings (`kaito.engine.turns`); an answer is one write, a stream's chunk is one write. What it
+does for safety: no answer leaves before what it tells is stored (`settled`), heads, bodies and waits are bounded.
 Requests and answers are in `kaito.engine.wire.requests`; what they mean is the server's business.
 """
 
@@ -23,6 +24,7 @@ from uvicorn.server import ServerState
 from kaito.engine.http.answer import error_response, header_lines, status_line
 from kaito.engine.storage.events import NotStored
 from kaito.engine.storage.store import Settled
+from kaito.engine.turns import Turns, begin
 from kaito.engine.wire.requests import Request, Response, parse_query
 from kaito.engine.wire.status import StatusError, internal
 
@@ -40,16 +42,20 @@ STALLED_S = 60.0
 CHECK_EVERY_S = 10.0
 
 NO_BODY = frozenset((204, 304))
+READS = frozenset(("GET", "HEAD"))
 
 
 class Application(Protocol):
     """What answers (`kaito.engine.http.server`)."""
 
+    turns: Turns
+    """Where writes wait for their turn."""
+
     async def answer(self, request: Request) -> Response:
         """The answer to a whole request; never raises."""
 
-    def settled(self, callback: Settled) -> None:
-        """Call back once everything that an answer made now may tell is stored, or undone."""
+    def settled(self, response: Response, callback: Settled) -> None:
+        """Call back once everything that the answer, made just now, may tell is stored, or undone."""
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -69,7 +75,7 @@ class HttpProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[_Exchange] = deque()
         self._current: _Exchange | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._since = self._loop.time()
         """When the present state (idle, reading a request, not writable) began."""
@@ -79,6 +85,9 @@ class HttpProtocol(asyncio.Protocol):
         self._headers: list[tuple[str, str]] = []
         self._head_bytes = 0
         self._closing = False
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._default_lines = b""
+        """uvicorn's headers (the date) as they go out; its list is a new one each second."""
 
     # The connection
 
@@ -237,40 +246,47 @@ class HttpProtocol(asyncio.Protocol):
         if exchange.size > MAX_BODY_BYTES:
             self._send(exchange, error_response(StatusError(413, "RequestEntityTooLarge", TOO_LARGE)))
             return
-        self._run(self._answer(exchange))
+        if exchange.request.method in READS:
+            self._answer(exchange)
+        else:
+            self._app.turns.add(lambda: self._answer(exchange))
 
-    def _run(self, work: Any) -> None:
-        task = self._task = self._loop.create_task(work)
+    def _answer(self, exchange: _Exchange) -> None:
+        def answered(response: Response) -> None:
+            def settled(failure: NotStored | None) -> None:
+                self._send(exchange, response if failure is None else error_response(internal(str(failure))))
+
+            self._app.settled(response, settled)
+
+        task = begin(self._app.answer(exchange.request), answered)
+        if task is not None:
+            self._keep(task)
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
-
-    async def _answer(self, exchange: _Exchange) -> None:
-        response = await self._app.answer(exchange.request)
-
-        def settled(failure: NotStored | None) -> None:
-            self._send(exchange, response if failure is None else error_response(internal(str(failure))))
-
-        self._app.settled(settled)
 
     def _send(self, exchange: _Exchange, response: Response) -> None:
         if response.chunks is not None:
             exchange.is_streaming = True
-            self._run(self._stream(exchange, response, response.chunks))
+            self._keep(self._loop.create_task(self._stream(exchange, response, response.chunks)))
             return
         if self._transport is None:
             return
-        head = self._head(exchange, response) + b"content-length: %d\r\n\r\n" % len(response.body)
-        has_body = exchange.request.method != "HEAD" and response.status not in NO_BODY
-        self._transport.write(head + response.body if has_body else head)
+        head, body = self._head(exchange, response), response.body
+        if exchange.request.method == "HEAD" or response.status in NO_BODY:
+            body = b""
+        self._transport.write(b"%scontent-length: %d\r\n\r\n%s" % (head, len(response.body), body))
         self._finished(exchange)
 
     def _head(self, exchange: _Exchange, response: Response) -> bytes:
-        parts = [status_line(response.status)]
-        parts += [b"%s: %s\r\n" % pair for pair in self._state.default_headers]
-        parts.append(header_lines(exchange.request, response))
-        if not exchange.keep_alive or self._closing:
-            parts.append(b"connection: close\r\n")
-        return b"".join(parts)
+        if self._default_headers is not self._state.default_headers:
+            self._default_headers = self._state.default_headers
+            self._default_lines = b"".join([b"%s: %s\r\n" % pair for pair in self._default_headers])
+        close = b"" if exchange.keep_alive and not self._closing else b"connection: close\r\n"
+        lines = header_lines(exchange.request, response)
+        return b"%s%s%s%s" % (status_line(response.status), self._default_lines, lines, close)
 
     def _finished(self, exchange: _Exchange) -> None:
         """Go on with the next request, or close."""

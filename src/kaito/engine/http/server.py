@@ -28,6 +28,7 @@ from kaito.engine.objects.resources import Resources
 from kaito.engine.objects.subresources import Subresources
 from kaito.engine.storage.events import NotStored
 from kaito.engine.storage.store import Settled, Store
+from kaito.engine.turns import Turns
 from kaito.engine.wire.negotiate import accepts_aggregated, negotiate
 from kaito.engine.wire.requests import (
     ANONYMOUS,
@@ -73,8 +74,9 @@ class Server:
         authorizer: Authorizer,
         socket: Socket,
         clock: Clock,
+        turns: Turns,
     ) -> None:
-        self._store = store
+        self._store, self.turns = store, turns
         self._kinds, self._resources, self._subresources = kinds, resources, subresources
         self._reviews, self._documents, self._socket = reviews, documents, socket
         self._authenticator, self._authorizer, self._clock = authenticator, authorizer, clock
@@ -105,9 +107,9 @@ class Server:
             log.exception("request failed: method=%s path=%s", request.method, request.path)
             return error_response(internal(f"{type(error).__name__}"))
 
-    def settled(self, callback: Settled) -> None:
-        """Call back once everything that an answer made now may tell is stored, or undone."""
-        self._store.settled(callback)
+    def settled(self, response: Response, callback: Settled) -> None:
+        """Call back once everything that the answer, made just now, may tell is stored, or undone."""
+        self._store.settled(callback, told=response.told)
 
     def _admit(self, request: Request) -> Target | None:
         """Who asks, and whether he may. Raises StatusError 401 or 403."""
@@ -262,7 +264,7 @@ def _take_websocket_token(request: Request) -> None:
                 token = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
             except (binascii.Error, UnicodeDecodeError):
                 continue
-            request.headers.append(("authorization", f"Bearer {token}"))
+            request.add_header("authorization", f"Bearer {token}")
 
 
 async def _refuse(request: Request, error: StatusError, send: Send) -> None:

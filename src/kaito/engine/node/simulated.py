@@ -105,6 +105,18 @@ def running_status(pod: Manifest, now: datetime) -> Manifest:
     return pod_status(view, "Running", {}, now, initialized=True)
 
 
+def _essence(pod: Manifest) -> Manifest:
+    """What has still to be known of a pod: little, once it runs. Ten thousand of them fit in a few megabytes so."""
+    phase = (pod.get("status") or {}).get("phase")
+    if phase not in ("Running", "Succeeded", "Failed"):
+        return pod
+    meta = {key: value for key, value in pod["metadata"].items() if key in _ESSENTIAL}
+    return {"metadata": meta, "spec": {"nodeName": pod["spec"].get("nodeName")}, "status": {"phase": phase}}
+
+
+_ESSENTIAL = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp")
+
+
 class SimulatedNodes:
     """A number of simulated nodes; more can come, and any can go, while they run."""
 
@@ -126,7 +138,7 @@ class SimulatedNodes:
         self._start_delay_s = start_delay_s
         self._stop_delay_s = stop_delay_s
         self._clock = clock or RealClock()
-        self._pods = Cache(client, PODS, clock=self._clock)
+        self._pods = Cache(client, PODS, clock=self._clock, trim=_essence)
         self._pods.subscribe(self._changed)
         self._tasks: dict[tuple[str, bool], asyncio.Task[None]] = {}
 

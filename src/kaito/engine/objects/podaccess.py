@@ -17,6 +17,7 @@ from kaito.engine.kinds import Kind
 from kaito.engine.objects.registry import Registry
 from kaito.engine.schema.select import from_label_selector
 from kaito.engine.stream import LogOptions, NodeBackend, NodeError, Streams
+from kaito.engine.turns import in_task
 from kaito.engine.wire.requests import Request, Response, Target, is_true
 from kaito.engine.wire.status import StatusError, bad_request, method_not_allowed, not_found
 from kaito.kube.clock import Clock
@@ -70,6 +71,7 @@ class PodAccess:
         if not pod["spec"].get("nodeName"):
             return Response(200, b"", "text/plain")
         chunks = self.node().logs(pod, options)
+        await in_task()
         first = await _first(chunks)
         return Response(200, content_type="text/plain", chunks=_prefixed(first, chunks))
 
@@ -121,6 +123,7 @@ class PodAccess:
         else:
             pod = self.pod(target.namespace, name)
             number = _pod_port(pod, port)
+        await in_task()
         try:
             reader, writer = await self.node().connect(pod, number)
         except (NodeError, OSError) as error:

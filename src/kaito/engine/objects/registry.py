@@ -25,7 +25,7 @@ from kaito.engine.storage.store import Store
 from kaito.engine.wire.codec import decode, encode
 from kaito.engine.wire.context import WriteContext
 from kaito.engine.wire.status import MODIFIED, StatusError, already_exists, bad_request, conflict, invalid, not_found
-from kaito.kube.manifest import Manifest, rfc3339
+from kaito.kube.manifest import Manifest, rfc3339, tree_copy
 
 NAME_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 """What generated names end in: no vowels, no letters that look like digits (apimachinery's rand.String)."""
@@ -132,7 +132,10 @@ class Registry:
         meta = {"name": "", **meta}  # the name comes first in what is shown
         for attempt in range(ATTEMPTS):
             suffix = "".join(random.choices(NAME_SUFFIX_LETTERS, k=5))
-            named = {**obj, "metadata": {**meta, "name": meta["generateName"][:MAX_GENERATED_PREFIX] + suffix}}
+            named = {
+                **tree_copy(obj),
+                "metadata": {**meta, "name": meta["generateName"][:MAX_GENERATED_PREFIX] + suffix},
+            }
             try:
                 return await self._create(kind, namespace, named, ctx, owners_set=owners_set)
             except StatusError as error:

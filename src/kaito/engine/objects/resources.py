@@ -23,7 +23,7 @@ from kaito.engine.objects.versions import converts_by_webhook
 from kaito.engine.objects.watch import Form as WatchForm
 from kaito.engine.objects.watch import WatchOptions, WatchStream, default_timeout_s
 from kaito.engine.storage.events import Record
-from kaito.engine.tables.table import IncludeObject, View, partial, table, view_of
+from kaito.engine.tables.table import IncludeObject, View, encoded_partial, partial, table, view_of
 from kaito.engine.wire import codec
 from kaito.engine.wire.context import WriteContext
 from kaito.engine.wire.negotiate import Form, negotiate
@@ -100,7 +100,10 @@ class Resources:
             raise bad_request(f"resourceVersion {wanted} is not there yet")
         if kind.is_custom:
             await self._registry.ready(kind, (record,), anew=True)
-        return self.show_record(record, kind, form, request)
+        response = self.show_record(record, kind, form, request)
+        if not kind.is_custom:  # what a custom object looks like is a matter of its definition, too
+            response.told = record.revision
+        return response
 
     async def list(self, request: Request, target: Target, kind: Kind) -> Response:
         """One page of the kind's objects. Raises StatusError."""
@@ -134,12 +137,15 @@ class Resources:
         return (codec.decode(self._registry.view(record, kind)) for record in page.records)
 
     def _partial_list(self, page: Page, kind: Kind, form: Form) -> Response:
+        views = (self._registry.view(record, kind) for record in page.records)
         body = {
             "kind": "PartialObjectMetadataList",
             "apiVersion": f"meta.k8s.io/{form.version}",
             "metadata": page.meta(),
-            "items": [partial(obj, form.version) for obj in self._decoded(page, kind)],
+            "items": [msgspec.Raw(encoded_partial(value, form.version)) for value in views],
         }
+        if form.media_type == "application/yaml":
+            return _as_yaml(msgspec.json.encode(body))
         return show(body, form)
 
     def _view(self, kind: Kind) -> Any:
@@ -194,7 +200,7 @@ class Resources:
         if form.as_ != "Table":
             return WatchForm(
                 f"{kind.version}/partial",
-                lambda value, first: msgspec.json.encode(partial(codec.decode(value), form.version)),
+                lambda value, first: encoded_partial(value, form.version),
             )
         view, include = self._table_view(kind), _include(request)
 

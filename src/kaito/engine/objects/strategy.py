@@ -91,6 +91,7 @@ class Strategy:
         return obj
 
     def prepared_for_create(self, obj: Manifest, ctx: WriteContext) -> Manifest:
+        """The new object with what the server sets in it; may change `obj`."""
         raise NotImplementedError
 
     def prepared_for_update(self, new: Manifest, live: Manifest, subresource: str, ctx: WriteContext) -> Manifest:
@@ -173,7 +174,6 @@ class BuiltIn(Strategy):
         return converted(obj, self.kind.api_version)
 
     def prepared_for_create(self, obj: Manifest, ctx: WriteContext) -> Manifest:
-        obj = tree_copy(obj)
         if self.has_status and self.kind.collection != "/nodes":
             obj.pop("status", None)
             if self.zero and "status" in self.zero:

@@ -16,7 +16,7 @@ import msgspec
 
 from kaito.engine.kinds import Kind
 from kaito.engine.objects.listing import Selection, too_large
-from kaito.engine.storage.events import Event, EventType, Record
+from kaito.engine.storage.events import Batch, Event, EventType, Record
 from kaito.engine.storage.fanout import Subscription
 from kaito.engine.storage.store import Compacted, Store
 from kaito.engine.wire.codec import decode
@@ -133,14 +133,15 @@ class WatchStream:
             if now >= end:
                 return
             until = min(end, next_bookmark) if self._options.bookmarks else end
-            events = await subscription.wait(max(until - now, 0.001))
-            if events is None:
+            batches = await subscription.wait(max(until - now, 0.001))
+            if batches is None:
                 return
             if self._ready is not None:
-                await self._make_ready(events)
-            lines = self._lines_of(events)
+                await self._make_ready([event for batch in batches for event in batch.events])
+            told = [self._told(batch) for batch in batches]
+            lines = told[0] if len(told) == 1 else b"".join(told)
             if lines:
-                yield b"".join(lines)
+                yield lines
             if self._options.bookmarks and self._clock.monotonic() >= next_bookmark:
                 next_bookmark += BOOKMARK_EVERY_S
                 yield self._bookmark(max(self._revision, self._store.revision))
@@ -153,6 +154,22 @@ class WatchStream:
         await self._ready([*(records or ()), *changed])
         if not self._selection.is_everything:
             await self._ready([self._shown_record("DELETED", event) for event in events])
+
+    def _told(self, batch: Batch) -> bytes:
+        """What the watcher is told of a batch: found out once for all who watch the same form of everything."""
+        if not self._selection.is_everything or (self._first and self._form.render is not None):
+            return b"".join(self._lines_of(batch.events))
+        namespace = self._selection.namespace
+        key = (self._form.name, namespace)
+        told = batch.cache.get(key)
+        if told is None:
+            told = batch.cache[key] = b"".join(
+                self._form.event(event.type, self._view(event.record))
+                for event in batch.events
+                if namespace is None or event.record.namespace == namespace
+            )
+        self._revision = batch.events[-1].revision
+        return told
 
     def _lines_of(self, events: list[Event]) -> list[bytes]:
         lines = []

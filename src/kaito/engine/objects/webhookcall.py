@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from kaito.engine.turns import in_task
 from kaito.kube.manifest import Manifest
 
 DEFAULT_TIMEOUT_S = 10
@@ -57,6 +58,7 @@ class Caller:
         if self._session is None:
             self._session = aiohttp.ClientSession(trust_env=False)
         shown = f"{shown}?timeout={timeout_s}s"
+        await in_task()
         try:
             async with self._session.post(
                 url,

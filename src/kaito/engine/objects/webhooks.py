@@ -72,6 +72,9 @@ class Webhooks:
     def __init__(self, registry: Registry, caller: Caller) -> None:
         self._registry, self._caller = registry, caller
         self._hooks: dict[bool, list[Hook]] = {True: [], False: []}
+        self._concerned: dict[tuple[str, str, str, str], bool] = {}
+        """What `concern` has found out since the hooks were read and the kinds last changed."""
+        self._concerned_at = 0
         self._load()
         registry.store.listen(self._changed)
 
@@ -80,6 +83,7 @@ class Webhooks:
             self._load()
 
     def _load(self) -> None:
+        self._concerned.clear()
         for mutating, plural in ((True, MUTATING), (False, VALIDATING)):
             found = []
             for obj in self._registry.objects(GROUP, plural.partition("/")[2]):
@@ -91,8 +95,16 @@ class Webhooks:
         """Whether any webhook's rules cover such a write."""
         if kind.group == GROUP:
             return False
-        hooks = [*self._hooks[True], *self._hooks[False]]
-        return any(self._covered(hook.spec, operation, kind, subresource) for hook in hooks)
+        if self._concerned_at != self._registry.kinds.generation:
+            self._concerned.clear()
+            self._concerned_at = self._registry.kinds.generation
+        asked = (operation, kind.api_version, kind.plural, subresource)
+        known = self._concerned.get(asked)
+        if known is None:
+            hooks = [*self._hooks[True], *self._hooks[False]]
+            known = any(self._covered(hook.spec, operation, kind, subresource) for hook in hooks)
+            self._concerned[asked] = known
+        return known
 
     def _covered(self, spec: Manifest, operation: str, kind: Kind, subresource: str) -> Kind | None:
         """The kind, or its other version that the webhook's rules name while its matchPolicy is Equivalent."""

@@ -8,7 +8,7 @@ those of structured-merge-diff v6. Who owns what is decided in `apply.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from kaito.engine.patching.fieldset import FieldSet, is_member, printed
@@ -73,7 +73,10 @@ def whole(value: Any, shape: Shape) -> FieldSet:
     """The node of a value that is added or removed as a whole: itself and everything below it."""
     found: FieldSet = {}
     if _is_map(value, shape):
-        found = {f"f:{name}": whole(item, _child(shape, name)) for name, item in value.items()}
+        found = {
+            f"f:{name}": whole(item, _child(shape, name)) if isinstance(item, dict | list) else {}
+            for name, item in value.items()
+        }
     elif _is_keyed(value, shape):
         found = {key: whole(item, shape.element) for key, item in index(value, shape).items()}
     return {".": {}, **found} if found else {}
@@ -81,7 +84,7 @@ def whole(value: Any, shape: Shape) -> FieldSet:
 
 def compare(old: Any, new: Any, shape: Shape) -> tuple[FieldSet, FieldSet]:
     """What changed between two values: the fields added or modified, and the fields removed."""
-    changed, removed = _compare(old, new, shape)
+    changed, removed = _compare(old, new, shape) if old != new else (None, None)
     return changed or {}, removed or {}
 
 
@@ -93,27 +96,28 @@ def _compare(old: Any, new: Any, shape: Shape) -> _Difference:
         return None, whole(old, shape)
     if old is _ABSENT:
         return whole(new, shape), None
-    if old == new:
-        return None, None
     if _is_map(old, shape) or _is_map(new, shape):
         before, after = old or {}, new or {}
         if isinstance(before, dict) and isinstance(after, dict) and (before or after):
-            return _compare_children(before, after, {name: _child(shape, name) for name in {**before, **after}}, "f:")
+            return _compare_children(before, after, lambda name: _child(shape, name), "f:")
     elif _is_keyed(old, shape) or _is_keyed(new, shape):
         earlier, later = old or [], new or []
         if isinstance(earlier, list) and isinstance(later, list) and (earlier or later):
             before, after = index(earlier, shape), index(later, shape)
-            return _compare_children(before, after, dict.fromkeys({**before, **after}, shape.element), "")
+            return _compare_children(before, after, lambda name: shape.element, "")
     return {}, None
 
 
 def _compare_children(
-    before: dict[str, Any], after: dict[str, Any], shapes: dict[str, Shape], prefix: str
+    before: dict[str, Any], after: dict[str, Any], shape_of: Callable[[str], Shape], prefix: str
 ) -> _Difference:
     changed: FieldSet = {}
     removed: FieldSet = {}
-    for name, shape in shapes.items():
-        more, less = _compare(before.get(name, _ABSENT), after.get(name, _ABSENT), shape)
+    for name in {**before, **after}:
+        old, new = before.get(name, _ABSENT), after.get(name, _ABSENT)
+        if old == new:
+            continue  # most of an object that is updated, with everything below it
+        more, less = _compare(old, new, shape_of(name))
         if more is not None:
             changed[prefix + name] = more
         if less is not None:

@@ -43,8 +43,27 @@ def decode_metadata(metadata: Any) -> list[str]:
     return [f"metadata.{path}" for path in decoder.run(metadata, shape)]
 
 
+class _Wrong(Exception):
+    """A value of the wrong type, on its way up to the root: gathers the names that the message shows."""
+
+    def __init__(self, value: Any, shape: Shape) -> None:
+        self.value, self.shape = value, shape
+        self.struct = ""
+        """The innermost struct around the value."""
+        self.fields: list[str] = []
+        """The names of struct fields down to the value; indexes and keys of maps are not among them."""
+
+    def words(self) -> str:
+        """What Go's decoder says."""
+        found = _json_type(self.value)
+        if found == "number" and self.shape.type == "integer":
+            found = f"number {self.value}"
+        field = f"{self.struct.rpartition('.')[2]}.{'.'.join(self.fields)}"
+        return f"json: cannot unmarshal {found} into Go struct field {field} of type {_go_type(self.shape)}"
+
+
 class _Decoder:
-    """One run: collects unknown fields, keeps the struct and field names that errors show."""
+    """One run: collects unknown fields. Every body passes here, so a scalar that is fine costs a look at its type."""
 
     def __init__(self) -> None:
         self._unknown: list[str] = []
@@ -52,40 +71,41 @@ class _Decoder:
     def run(self, manifest: Any, shape: Shape) -> list[str]:
         if not isinstance(manifest, dict):
             raise DecodeError(f"json: cannot unmarshal {_json_type(manifest)} into Go value of type {shape.name}")
-        self._object(manifest, shape, "", shape.name, ())
+        try:
+            self._object(manifest, shape, "")
+        except _Wrong as wrong:
+            wrong.struct = wrong.struct or shape.name
+            raise DecodeError(wrong.words()) from None
         return self._unknown
 
-    def _value(self, value: Any, shape: Shape, path: str, struct: str, fields: tuple[str, ...]) -> Any:
-        """The decoded value. `path` has indexes, `fields` only the names of struct fields, as Go's errors do."""
+    def _value(self, value: Any, shape: Shape, path: str) -> Any:
+        """The decoded value. `path` has indexes and keys, as unknown fields are told."""
         match shape.type:
             case "any":
                 return value
             case "object":
                 if not isinstance(value, dict):
-                    raise self._mismatch(value, shape, struct, fields)
-                return self._object(value, shape, path, struct, fields)
+                    raise _Wrong(value, shape)
+                return self._object(value, shape, path)
             case "array":
                 if not isinstance(value, list):
-                    raise self._mismatch(value, shape, struct, fields)
+                    raise _Wrong(value, shape)
+                element = shape.element
                 return [
                     None
-                    if item is None and shape.element.is_scalar
-                    else self._value({} if item is None else item, shape.element, f"{path}[{at}]", struct, fields)
+                    if item is None and element.is_scalar
+                    else self._value({} if item is None else item, element, f"{path}[{at}]")
                     for at, item in enumerate(value)
                 ]
             case _:
-                return self._scalar(value, shape, struct, fields)
+                return _scalar(value, shape)
 
-    def _object(self, value: Manifest, shape: Shape, path: str, struct: str, fields: tuple[str, ...]) -> Manifest:
-        if shape.properties:
-            struct = shape.name
+    def _object(self, value: Manifest, shape: Shape, path: str) -> Manifest:
         go_struct = structs().get(shape.ref, NOT_A_STRUCT)
-        for name in list(value):
-            item = value[name]
+        for name, item in list(value.items()):
             below = shape.child(name)
-            at = f"{path}.{name}" if path else name
             if below is None:
-                self._unknown.append(at)
+                self._unknown.append(f"{path}.{name}" if path else name)
                 del value[name]
             elif item is None:
                 if below.type != "any":
@@ -93,42 +113,42 @@ class _Decoder:
                     if not shape.properties and below.type == "string":
                         value[name] = ""  # a Go map keeps the key with the zero value
             else:
-                inner = (*fields, name) if shape.properties else fields
-                value[name] = self._value(item, below, at, struct, inner)
-                if name in go_struct.omitted and not below.properties and is_zero(value[name]):
+                if type(item) is not below.plain:
+                    try:
+                        item = value[name] = self._value(item, below, f"{path}.{name}" if path else name)
+                    except _Wrong as wrong:
+                        if shape.properties:
+                            wrong.struct = wrong.struct or shape.name
+                            wrong.fields.insert(0, name)
+                        raise
+                if not item and name in go_struct.omitted and not below.properties and is_zero(item):
                     del value[name]
         if path:  # what an empty object holds at its root is the kind's own business (`builtin.zero`)
             for name in go_struct.values:
                 value.setdefault(name, {})
         return value
 
-    def _scalar(self, value: Any, shape: Shape, struct: str, fields: tuple[str, ...]) -> Any:
-        kind = type(value)
-        match shape.type:
-            case "string" if kind is str:
-                return _checked_bytes(value) if shape.format == "byte" else value
-            case "boolean" if kind is bool:
-                return value
-            case "integer" if kind is int and -_limit(shape) <= value < _limit(shape):
-                return value
-            case "integer" if kind is float and value.is_integer():
-                return int(value)
-            case "number" if kind in (int, float):
-                return value
-            case "int-or-string" if kind in (int, str):
-                return value
-            case "quantity" if kind in (int, float, str):
-                return _quantity(value)
-            case "time" if kind is str:
-                return _canonical_time(value, is_micro=shape.ref.endswith("MicroTime"))
-        raise self._mismatch(value, shape, struct, fields)
 
-    def _mismatch(self, value: Any, shape: Shape, struct: str, fields: tuple[str, ...]) -> DecodeError:
-        found = _json_type(value)
-        if found == "number" and shape.type == "integer":
-            found = f"number {value}"
-        field = f"{struct.rpartition('.')[2]}.{'.'.join(fields)}"
-        return DecodeError(f"json: cannot unmarshal {found} into Go struct field {field} of type {_go_type(shape)}")
+def _scalar(value: Any, shape: Shape) -> Any:
+    kind = type(value)
+    match shape.type:
+        case "string" if kind is str:
+            return _checked_bytes(value) if shape.format == "byte" else value
+        case "boolean" if kind is bool:
+            return value
+        case "integer" if kind is int and -_limit(shape) <= value < _limit(shape):
+            return value
+        case "integer" if kind is float and value.is_integer():
+            return int(value)
+        case "number" if kind in (int, float):
+            return value
+        case "int-or-string" if kind in (int, str):
+            return value
+        case "quantity" if kind in (int, float, str):
+            return _quantity(value)
+        case "time" if kind is str:
+            return _canonical_time(value, is_micro=shape.ref.endswith("MicroTime"))
+    raise _Wrong(value, shape)
 
 
 def _limit(shape: Shape) -> int:

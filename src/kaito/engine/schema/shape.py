@@ -28,6 +28,7 @@ _MARKS: Final = (
 # Key fields that Kubernetes defaults; the published schemas leave these defaults out.
 _KEY_DEFAULTS: Final[Mapping[str, Any]] = {"protocol": "TCP"}
 _ZEROS: Final[Mapping[str, Any]] = {"string": "", "integer": 0}
+_PLAIN: Final[Mapping[str, type]] = {"string": str, "boolean": bool}
 _SCALARS: Final = {
     "Quantity": "quantity",
     "IntOrString": "int-or-string",
@@ -46,12 +47,14 @@ class Shape:
         "_schema",
         "atomic",
         "format",
+        "is_scalar",
         "is_set",
         "keys",
         "merge_key",
         "name",
         "nullable",
         "open",
+        "plain",
         "preserves",
         "properties",
         "ref",
@@ -79,6 +82,10 @@ class Shape:
         self.nullable = bool(schema.get("nullable"))
         self.type = self._type_of(schema)
         """object, array, string, integer, number, boolean, or one of: any, quantity, int-or-string, time, json."""
+        self.plain: type | None = None if self.format == "byte" else _PLAIN.get(self.type)
+        """The Python type whose values are all fine as they are; None where they have to be looked at."""
+        self.is_scalar = self.type not in ("object", "array", "any")
+        """Whether values of this shape have no inner fields."""
         self.preserves = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
         self.open = self.type == "object" and (
             self.preserves or (not self.properties and "additionalProperties" not in schema)
@@ -124,11 +131,6 @@ class Shape:
         return self
 
     @property
-    def is_scalar(self) -> bool:
-        """Whether values of this shape have no inner fields."""
-        return self.type not in ("object", "array", "any")
-
-    @property
     def element(self) -> Shape:
         """The shape of a list's items, or of a map's undeclared values."""
         if self._element is None:
@@ -145,7 +147,7 @@ class Shape:
 
     def child(self, name: str) -> Shape | None:
         """The shape of what stands at a key of a map: declared, or any when the map is open; None if not allowed."""
-        found = self.field(name)
+        found = self._children.get(name) or self.field(name)
         if found is not None:
             return found
         if self._schema.get("x-kubernetes-embedded-resource") and name in ("apiVersion", "kind", "metadata"):

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How names, labels, ports and the like must be written, and what Kubernetes says when they are not.
 
-Each function returns the problems of one text, none when it is fine. Words, limits and patterns are those of
+Each function returns the problems of one text, none when it is fine; the list is not the caller's to change, because
+texts that come again and again (keys, container names) are judged once. Words, limits and patterns are those of
 k8s.io/apimachinery/pkg/util/validation.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Final
 
 _LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -20,6 +22,8 @@ _LABEL_VALUE: Final = f"({_QUALIFIED})?"
 _ENV_NAME: Final = "[-._a-zA-Z][-._a-zA-Z0-9]*"
 _CONFIG_KEY: Final = "[-._a-zA-Z0-9]+"
 _PATH_SEGMENT: Final = ("/", "%")
+_fits_subdomain: Final = re.compile(_SUBDOMAIN).fullmatch
+_remembered: Final = lru_cache(maxsize=4096)
 
 _LABEL_RULE: Final = (
     "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with "
@@ -56,6 +60,7 @@ def _longer(text: str, limit: int, unit: str = "characters") -> list[str]:
     return [f"must be no more than {limit} {unit}"] if len(text.encode()) > limit else []
 
 
+@_remembered
 def dns_label_problems(text: str) -> list[str]:
     """RFC 1123 label: most container, volume and namespace names."""
     return _longer(text, 63) + ([] if re.fullmatch(_LABEL, text) else [_LABEL_RULE])
@@ -63,7 +68,7 @@ def dns_label_problems(text: str) -> list[str]:
 
 def dns_subdomain_problems(text: str) -> list[str]:
     """RFC 1123 subdomain: most object names."""
-    return _longer(text, 253) + ([] if re.fullmatch(_SUBDOMAIN, text) else [_SUBDOMAIN_RULE])
+    return _longer(text, 253) + ([] if _fits_subdomain(text) else [_SUBDOMAIN_RULE])
 
 
 def dns_1035_problems(text: str) -> list[str]:
@@ -78,6 +83,7 @@ def path_segment_problems(text: str) -> list[str]:
     return [f"may not contain '{part}'" for part in _PATH_SEGMENT if part in text]
 
 
+@_remembered
 def label_key_problems(text: str) -> list[str]:
     """A qualified name: an optional DNS subdomain and a slash, then a name. Labels, taints, finalizers."""
     parts = text.split("/")
@@ -99,11 +105,13 @@ def label_key_problems(text: str) -> list[str]:
     return problems
 
 
+@_remembered
 def label_value_problems(text: str) -> list[str]:
     """A label's value, possibly empty."""
     return _longer(text, 63, "bytes") + ([] if re.fullmatch(_LABEL_VALUE, text) else [_LABEL_VALUE_RULE])
 
 
+@_remembered
 def env_name_problems(text: str) -> list[str]:
     """The name of an environment variable (Kubernetes ≥ 1.32 allows all printable ASCII but `=`)."""
     if text and all(32 <= ord(char) <= 126 and char != "=" for char in text):
@@ -111,6 +119,7 @@ def env_name_problems(text: str) -> list[str]:
     return [_ENV_NAME_RULE]
 
 
+@_remembered
 def config_key_problems(text: str) -> list[str]:
     """A key of a ConfigMap or Secret: it becomes a file name."""
     problems = _longer(text, 253) + ([] if re.fullmatch(_CONFIG_KEY, text) else [_CONFIG_KEY_RULE])
@@ -126,6 +135,7 @@ def port_number_problems(port: int) -> list[str]:
     return [] if 1 <= port <= 65535 else ["must be between 1 and 65535, inclusive"]
 
 
+@_remembered
 def port_name_problems(text: str) -> list[str]:
     """The name of a container's port (IANA service name)."""
     problems = []

@@ -35,6 +35,15 @@ class Event:
     """Encoded forms that watchers share."""
 
 
+@dataclass(slots=True, eq=False)
+class Batch:
+    """The changes of one collection that were committed together, the same value for all of its watchers."""
+
+    events: list[Event]
+    cache: dict[Any, bytes] = field(default_factory=dict)
+    """What watchers of a kind are told of all the events, so that each has but to send it."""
+
+
 class NotStored(Exception):
     """The journal did not take the writes, and they are undone; the text says what to do."""
 

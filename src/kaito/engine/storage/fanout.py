@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 
-from kaito.engine.storage.events import Event
+from kaito.engine.storage.events import Batch
 
 MAX_PENDING_EVENTS = 10_000
 """A watcher that lets this many events pile up is dropped; its client starts again from its last revision."""
@@ -25,26 +24,28 @@ SHORTEST_REST_S, LONGEST_REST_S = 0.002, 0.01
 
 
 class Subscription:
-    """A watcher's queue of events of one collection. Iterate with `next`; `None` says that it was dropped."""
+    """A watcher's queue of events of one collection."""
 
     def __init__(self, collection: str) -> None:
         self.collection = collection
-        self._events: list[Event] = []
+        self._batches: list[Batch] = []
+        self._size = 0
         self._waiter: asyncio.Future[None] | None = None
         self.dropped = False
 
-    def push(self, events: Sequence[Event]) -> bool:
+    def push(self, batch: Batch) -> bool:
         """Queue events; `wake` tells the reader. False when it has fallen too far behind and was dropped."""
-        if len(self._events) + len(events) > MAX_PENDING_EVENTS:
+        self._size += len(batch.events)
+        if self._size > MAX_PENDING_EVENTS:
             self.drop()
             return False
-        self._events.extend(events)
+        self._batches.append(batch)
         return True
 
     def drop(self) -> None:
         """End the subscription: the reader gets None."""
         self.dropped = True
-        self._events.clear()
+        self._batches.clear()
         self.wake()
 
     def wake(self) -> None:
@@ -52,14 +53,15 @@ class Subscription:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def take(self) -> list[Event]:
+    def take(self) -> list[Batch]:
         """All events that wait, without waiting."""
-        events, self._events = self._events, []
-        return events
+        batches, self._batches = self._batches, []
+        self._size = 0
+        return batches
 
-    async def wait(self, timeout_s: float) -> list[Event] | None:
+    async def wait(self, timeout_s: float) -> list[Batch] | None:
         """The next events, an empty list after `timeout_s`, None once dropped."""
-        if not self._events and not self.dropped:
+        if not self._batches and not self.dropped:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
             # A plain timer: `asyncio.wait_for` costs more than all else that a waking watcher does.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+import msgspec
+
 from kaito.engine.kinds import Kind
 from kaito.engine.schema import builtin
 from kaito.engine.tables.clustercolumns import API_COLUMNS, CORE_COLUMNS, STORAGE_COLUMNS
@@ -176,3 +178,19 @@ def table(
 def partial(obj: Manifest, version: str = "v1") -> Manifest:
     """The object's metadata alone, as PartialObjectMetadata."""
     return {"kind": "PartialObjectMetadata", "apiVersion": f"meta.k8s.io/{version}", "metadata": obj["metadata"]}
+
+
+class _WithMetadata(msgspec.Struct):
+    metadata: msgspec.Raw
+
+
+_METADATA = msgspec.json.Decoder(_WithMetadata)
+
+
+def encoded_partial(value: bytes, version: str = "v1") -> bytes:
+    """The same of an encoded object, encoded: its metadata are passed on as they are."""
+    metadata = bytes(_METADATA.decode(value).metadata)
+    return b'{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/%s","metadata":%s}' % (
+        version.encode(),
+        metadata,
+    )

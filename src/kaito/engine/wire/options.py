@@ -26,6 +26,10 @@ Propagation = Literal["Background", "Foreground", "Orphan"]
 
 def write_context(request: Request, now: datetime, options: OptionsKind, *, apply: bool = False) -> WriteContext:
     """The context of a create, update or patch. Raises StatusError 422 for bad options."""
+    if not request.query and not apply:
+        return WriteContext(
+            request.user, now, default_manager(request), warnings=request.warnings, options=_shown(options)
+        )
     errors = [
         *_manager_errors(request, apply=apply),
         *_dry_run_errors(request.query.get("dryRun", [])),
@@ -40,8 +44,7 @@ def write_context(request: Request, now: datetime, options: OptionsKind, *, appl
     for name in get_args(FieldValidation):
         if request.param("fieldValidation") == name:
             validation = name
-    shown: Manifest = {"kind": "UpdateOptions" if options == "PatchOptions" else options}
-    shown["apiVersion"] = "meta.k8s.io/v1"
+    shown = _shown(options)
     for name in ("fieldManager", "fieldValidation"):
         if request.param(name):
             shown[name] = request.param(name)
@@ -49,6 +52,10 @@ def write_context(request: Request, now: datetime, options: OptionsKind, *, appl
     if dry_run:
         shown["dryRun"] = ["All"]
     return WriteContext(request.user, now, manager, validation, dry_run, request.warnings, shown)
+
+
+def _shown(options: OptionsKind) -> Manifest:
+    return {"kind": "UpdateOptions" if options == "PatchOptions" else options, "apiVersion": "meta.k8s.io/v1"}
 
 
 def default_manager(request: Request) -> str:

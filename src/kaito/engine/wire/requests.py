@@ -54,13 +54,19 @@ class Request:
     user: User = ANONYMOUS
     warnings: list[str] = field(default_factory=list)
     """What the answer's Warning headers will say."""
+    _last: dict[str, str] | None = field(default=None, init=False, repr=False, compare=False)
+    """The last value of each header, once one was asked for."""
 
     def header(self, name: str, default: str = "") -> str:
         """The last value of a header."""
-        for key, value in reversed(self.headers):
-            if key == name:
-                return value
-        return default
+        if self._last is None:
+            self._last = dict(self.headers)
+        return self._last.get(name, default)
+
+    def add_header(self, name: str, value: str) -> None:
+        """One more header, as if it had come last."""
+        self.headers.append((name, value))
+        self._last = None
 
     def header_values(self, name: str) -> list[str]:
         return [value for key, value in self.headers if key == name]
@@ -90,6 +96,8 @@ class Response:
     chunks: AsyncIterator[bytes] | None = None
     release: Callable[[], None] | None = None
     """To be called when the chunks are not wanted any more, also when none was ever asked for."""
+    told: int | None = None
+    """The revision of the one object that the answer shows; None when it may tell of everything that was written."""
 
 
 def json_response(body: object, status: int = 200, content_type: str = "application/json") -> Response:
