@@ -55,13 +55,15 @@ def test_every_command_and_option_that_is_written_down_exists(line: str) -> None
     assert isinstance(group, click.Group) or hasattr(group, "commands")
     _, name, *rest = shlex.split(line)
     command = group.commands[name]
-    if hasattr(command, "commands") and rest:
+    while rest and rest[0] in getattr(command, "commands", {}):
         command = command.commands[rest.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in rest if word.startswith("-")} - known - {"--help"} == set()
 
 
-@pytest.mark.parametrize("name", ["up", "down", "apply", "get", "logs", "chat", "delete", "demo", "install", "models"])
+@pytest.mark.parametrize(
+    "name", ["up", "down", "apply", "get", "logs", "chat", "delete", "demo", "install", "models", "tune"]
+)
 def test_every_command_and_its_options_say_what_they_are_for(name: str) -> None:
     command = typer.main.get_command(application()).commands[name]  # type: ignore[attr-defined]
     assert command.help

@@ -29,6 +29,16 @@ FETCHED_ADAPTERS_MOUNT = "/mnt/fetched-adapters"
 PULL_SECRETS_MOUNT = "/run/kaito/pull-secrets"
 MAX_ADAPTERS = 10
 HTTP_PORT = 5000
+TUNE_CONFIG_KEY = "tune.json"
+TRAINING_CONFIG_KEY = "training_config.yaml"
+"""The key of a tuning ConfigMap, and the file's name below `USER_CONFIG_MOUNT`."""
+DATA_MOUNT = "/mnt/data"
+OUTPUT_ROOT = "/mnt"
+"""`output_dir` of a training configuration is below it."""
+DEFAULT_OUTPUT_DIR = "/mnt/output"
+PUSH_SECRET_MOUNT = "/root/.docker"
+USELESS_TO_RETRY = 64
+"""Exit code of a container that would fail in the same way again: what it was given has to be corrected first."""
 
 Engine = Literal["vllm", "transformers"]
 
@@ -160,6 +170,78 @@ class FetchConfig(Contract):
     """Where to ask instead: `mcr.microsoft.com` to `localhost:5000`, or with a folder, `localhost:5000/mcr`."""
     ca_file: str | None = None
     """Further certificate authorities (PEM) to trust."""
+    public_only: bool = False
+    """Refuse addresses of files that lead to this machine, a private network or a cloud's metadata, whatever their
+    names and redirects say."""
+
+
+class TuneTarget(Contract):
+    """Where the result is pushed."""
+
+    image: str
+    """As users write it: `registry/name:tag`."""
+    credentials: tuple[str, ...] = ()
+    """Docker `config.json` files, or folders of them."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations of the image's manifest."""
+
+
+TuningMethod = Literal["lora", "qlora", "full"]
+
+
+class TuneConfig(Contract):
+    """What `kaito-runtime tune` does: fetch the data, check it, train, save, push."""
+
+    version: Literal[1] = 1
+    workspace: str
+    namespace: str
+    device: Literal["cuda", "cpu"]
+    processes: int = Field(default=1, ge=1)
+    """Training processes, one for each GPU."""
+    model: ModelSource
+    preset: str = ""
+    """The preset's name, for the image's annotation and the model card."""
+    trust_remote_code: bool = False
+    method: TuningMethod
+    training_config: str = f"{USER_CONFIG_MOUNT}/{TRAINING_CONFIG_KEY}"
+    """Path of the training configuration with KAITO's six sections."""
+    data: tuple[FetchItem, ...] = ()
+    """What to fetch into the data folder first; nothing where the data lie on a volume."""
+    data_dir: str = DATA_MOUNT
+    private_urls: bool = False
+    """Data may come from loopback and private addresses."""
+    output_dir: str = DEFAULT_OUTPUT_DIR
+    output: TuneTarget | None = None
+    """None leaves the result in the output folder, which is a volume then."""
+    checkpoint_s: float = Field(default=300.0, gt=0)
+    """Seconds of training that a sudden end may cost."""
+    registry_mirrors: dict[str, str] = Field(default_factory=dict)
+    ca_file: str | None = None
+
+
+TunePhase = Literal["Starting", "Fetching", "Checking", "Preparing", "Training", "Saving", "Pushing", "Done"]
+
+
+class TuneProgress(Contract):
+    """Where a tuning stands: a line of the log after `names.PROGRESS_MARK`, and the last words of a success."""
+
+    phase: TunePhase
+    step: int | None = None
+    steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    """Of the last logged step."""
+    eval_loss: float | None = None
+    tokens_per_second: float | None = None
+    eta_s: int | None = None
+    gpu_memory_gib: float | None = None
+    rows: int | None = None
+    """Rows that are trained on and evaluated with."""
+    note: str = ""
+    """What the user should know: rows that were left out, a smaller batch, a registry that is waited for."""
+    image: str = ""
+    digest: str = ""
+    """Of the pushed image."""
 
 
 class Failure(Contract):

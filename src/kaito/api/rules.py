@@ -32,7 +32,7 @@ from kaito.api.workspace import (
 MAX_ADAPTERS: Final = 10
 IMAGE_FAMILIES: Final = ("azurelinux", "ubuntu")
 PERFORMANCE_MODES: Final = ("balanced", "interactivity", "throughput")
-TUNING_METHODS: Final = ("lora", "qlora")
+TUNING_METHODS: Final = ("lora", "qlora", "full")
 _MIG_PROFILE = re.compile(r"\d+g\.\d+gb(\+[a-z.]+)?")
 
 Errors = Iterator[FieldError]

@@ -84,7 +84,7 @@ class DataSource(ApiModel):
     name: str = ""
     """A name for the files: an adapter is asked for by it in a request's `model`."""
     urls: tuple[str, ...] = ()
-    """HTTP(S) addresses to download from."""
+    """HTTP(S) addresses to download from. One may end in `#sha256=` and what the file must hash to, in hex."""
     volume_source: dict[str, Any] | None = Field(default=None, json_schema_extra=OPEN)
     """A volume, as in a pod's `volumes`, that holds the files."""
     image: str = ""
@@ -132,7 +132,7 @@ class TuningSpec(ApiModel):
     preset: PresetSpec | None = None
     """The model to tune, by name."""
     method: str = ""
-    """How to tune: `lora` or `qlora`."""
+    """How to tune: `lora`, `qlora`, or `full` for all of the model's weights."""
     config: str = ""
     """The name of a ConfigMap in the same namespace whose key `training_config.yaml` holds settings of the training."""
     input: DataSource
@@ -174,6 +174,39 @@ class FailureStatus(ApiModel):
     """When it was first seen."""
 
 
+class TuningStatus(ApiModel):
+    """How far a fine-tuning is, and what came of it."""
+
+    phase: str = ""
+    """What is being done: Starting, Fetching, Checking, Preparing, Training, Saving, Pushing or Done."""
+    progress: str = ""
+    """How far the training is, e.g. 120/1500 (8%)."""
+    step: StrictInt | None = Field(default=None, json_schema_extra={"format": "int64"})
+    """The steps that were trained."""
+    total_steps: StrictInt | None = Field(default=None, json_schema_extra={"format": "int64"})
+    """The steps that there are to train."""
+    epoch: str = ""
+    """How often the data were gone through."""
+    loss: str = ""
+    """The loss of the last logged step."""
+    eval_loss: str = ""
+    """The last loss on what is held back to evaluate with."""
+    tokens_per_second: str = ""
+    """How fast it trains."""
+    eta: str = ""
+    """How much longer the training will take, e.g. 1h05m."""
+    gpu_memory: str = ""
+    """The most memory of a GPU that was used."""
+    rows: StrictInt | None = Field(default=None, json_schema_extra={"format": "int64"})
+    """The rows of the data set that are used."""
+    note: str = ""
+    """What else there is to know: rows that were left out, a smaller batch, a registry that is waited for."""
+    image: str = ""
+    """The image that was pushed."""
+    digest: str = ""
+    """What the image is known by for ever, sha256:..."""
+
+
 class TimelineStep(ApiModel):
     """A step on the way to being ready that is done."""
 
@@ -199,6 +232,8 @@ class WorkspaceStatus(ApiModel):
     """How many nodes the workload needs."""
     performance: PerformanceStatus | None = None
     """What the start-up benchmark found."""
+    tuning: TuningStatus | None = None
+    """How far the fine-tuning is, and what came of it."""
     failure: FailureStatus | None = None
     """Why the Workspace does not do what it is for; absent while all is well."""
     timeline: tuple[TimelineStep, ...] = ()

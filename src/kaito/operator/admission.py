@@ -63,9 +63,10 @@ class Address:
         return {"service": service, "caBundle": ca_bundle}
 
 
-def policy_of(provisioner: str) -> Policy:
+def policy_of(provisioner: str, *, private_urls: bool | None = None) -> Policy:
     """What the rules need to know. On a machine of one's own, data may come from one's own addresses."""
-    return Policy(preset_problem=catalogue().problem, private_urls=provisioner == "local")
+    allowed = provisioner == "local" if private_urls is None else private_urls
+    return Policy(preset_problem=catalogue().problem, private_urls=allowed)
 
 
 def workspace_validator(policy: Policy) -> Validator:

@@ -36,6 +36,7 @@ from kaito.operator.provisioners.nodeclaim import node_claim_provisioner
 from kaito.operator.provisioners.nodepool import NodeClass, node_pool_provisioner
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.settings import Settings
+from kaito.operator.tuninglogs import TuningLogs
 from kaito.operator.workspace.controller import workspace_controller
 from kaito.operator.workspace.observe import Lookup
 
@@ -64,7 +65,9 @@ async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None 
 
 
 async def _run(settings: Settings, client: Client, server: str, *, clock: Clock, lookup: Lookup) -> None:
-    manager = Manager(client, [workspace_controller(settings, _equipped(settings), lookup)], clock=clock)
+    logs = TuningLogs(client)
+    controller = workspace_controller(settings, _equipped(settings), lookup, logs.progress)
+    manager = Manager(client, [controller], clock=clock)
     election = _election(settings, client, clock)
     metrics = Metrics(manager, election, LEASE)
     readiness = monitoring.Readiness()
@@ -74,7 +77,7 @@ async def _run(settings: Settings, client: Client, server: str, *, clock: Clock,
         readiness.set("api-server", "")
         if settings.install_crds:
             await _install_crds(client, clock)
-        async with _webhooks(settings, client, clock, readiness):
+        async with _webhooks(settings, client, clock, readiness), logs.followed(clock):
             readiness.add("caches", lambda: _unfilled(manager, election))
             _log.info("operator runs against %s with provisioner %s", server, settings.provisioner)
             try:

@@ -60,7 +60,7 @@ class Webhooks:
         self._shared = None if settings.webhook_url_host else SharedAuthority(client, settings.namespace, clock)
         self._converts = settings.provisioner != "local"
         self.server = WebhookServer(
-            {WORKSPACE_PATH: workspace_validator(policy_of(settings.provisioner))},
+            {WORKSPACE_PATH: workspace_validator(policy_of(settings.provisioner, private_urls=settings.private_urls))},
             converters={CONVERSION_PATH: converted},
             names=self._address().names(),
             host=settings.webhook_url_host or "0.0.0.0",

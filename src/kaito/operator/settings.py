@@ -63,6 +63,8 @@ class Settings(BaseModel):
     """A YAML file with machine types and GPUs of one's own, such as a mounted ConfigMap; docs/sizing.md shows one."""
     facts_cache: str = ""
     """A folder that keeps what a hub said of a model; without it, it is asked again after a restart."""
+    private_urls: bool | None = None
+    """Let tunings download data from loopback and private addresses. On where the provisioner is `local`."""
     install_crds: bool = False
     """Install our CustomResourceDefinitions at start."""
     webhook_port: Port | None = None
@@ -98,6 +100,11 @@ class Settings(BaseModel):
     """debug, info, warning or error."""
     log_format: LogFormat = "text"
     """`text` for people, `json` for one object a line."""
+
+    @property
+    def allows_private_urls(self) -> bool:
+        """Whether data may come from this machine or its network."""
+        return self.provisioner == "local" if self.private_urls is None else self.private_urls
 
     @property
     def elects(self) -> bool:

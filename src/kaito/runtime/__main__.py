@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""`kaito-runtime`: what runs in a pod. `serve` runs a model server, `fetch` brings files into folders, `push` takes a
-folder to a registry, `bench` measures a server, `demo-model` builds the demo model.
+"""`kaito-runtime`: what runs in a pod. `serve` runs a model server, `tune` fine-tunes a model, `fetch` brings files
+into folders, `push` takes a folder to a registry, `bench` measures a server, `demo-model` builds the demo model.
 
 Imports no engine and no torch; what needs them runs in a child process.
 """
@@ -21,6 +21,7 @@ from kaito.runtime.bench import LIGHT, Load, bench
 from kaito.runtime.demo import DEMO_ID, build
 from kaito.runtime.serve.app import serve
 from kaito.runtime.settings import from_environment
+from kaito.runtime.tune.app import tune
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--config", required=True, metavar="FILE", help="the ServeConfig (JSON) to run")
     bring = commands.add_parser("fetch", help="bring images' folders, artifacts and files that a config file names")
     bring.add_argument("--config", required=True, metavar="FILE", help="the FetchConfig (JSON) to carry out")
+    train = commands.add_parser("tune", help="fine-tune the model that a config file describes, and push the result")
+    train.add_argument("--config", required=True, metavar="FILE", help="the TuneConfig (JSON) to carry out")
     command.arguments(commands.add_parser("push", help="push a folder to a registry, as a model or as an image"))
     two = commands.add_parser("demo-model", help="build the small demo model (once; later calls find it)")
     two.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for weights, laid out by model id")
@@ -50,6 +53,8 @@ def main() -> None:
     arguments = parser().parse_args()
     if arguments.command == "serve":
         sys.exit(serve(arguments.config, from_environment()))
+    if arguments.command == "tune":
+        sys.exit(tune(arguments.config, from_environment()))
     if arguments.command == "bench":
         load = Load(arguments.streams, arguments.seconds, arguments.input_tokens, arguments.output_tokens)
         sys.exit(asyncio.run(bench(arguments.url.rstrip("/"), load, api_key=arguments.api_key, say=tell)))

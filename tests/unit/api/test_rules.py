@@ -242,8 +242,8 @@ def test_a_sound_workspace_is_admitted(manifest: dict[str, Any]) -> None:
         ),
         (changed(TUNING, tuning__preset=GONE), "tuning.preset", "is required"),
         (changed(TUNING, tuning__preset__name="gpt"), "tuning.preset.name", "there is no such preset"),
-        (changed(TUNING, tuning__method="full"), "tuning.method", "must be lora or qlora"),
-        (changed(TUNING, tuning__method=GONE), "tuning.method", "must be lora or qlora"),
+        (changed(TUNING, tuning__method="dora"), "tuning.method", "must be lora, qlora or full"),
+        (changed(TUNING, tuning__method=GONE), "tuning.method", "must be lora, qlora or full"),
         (changed(TUNING, tuning__input={}), "tuning.input", "needs urls, image or volumeSource"),
         (
             changed(TUNING, tuning__input__image="registry.example.com/data:1"),

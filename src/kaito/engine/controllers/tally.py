@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from kaito.engine.controllers import indexes
+from kaito.engine.controllers import failurepolicy, indexes
 from kaito.engine.controllers import pods as pod
 from kaito.engine.controllers.status import stamped, without_zeros
 from kaito.kube.manifest import Manifest, condition_of, is_deleting, is_true, parse_time, rfc3339
@@ -94,7 +94,7 @@ def count(job: Manifest, pods: tuple[Manifest, ...]) -> Tally:
     for uid, p in tracked.items():
         if uid not in known and pod.phase(p) == "Succeeded":
             kept["succeeded"].append(uid)
-        elif uid not in known and _has_failed(job, p):
+        elif uid not in known and _has_failed(job, p) and failurepolicy.action(job, p) != "Ignore":
             kept["failed"].append(uid)
     completed = indexes.completed(job, [p for p in pods if pod.phase(p) == "Succeeded"])
     succeeded = int(status.get("succeeded", 0)) + done["succeeded"]
@@ -117,6 +117,9 @@ def verdict(job: Manifest, pods: tuple[Manifest, ...], counted: Tally, now: date
     announced = _announced(job)
     if announced is not None:
         return announced
+    fatal = failurepolicy.fatal(job, pods)
+    if fatal:
+        return Verdict(False, "PodFailurePolicy", fatal)
     spec = job["spec"]
     limit = int(spec.get("backoffLimit", 6))
     if counted.all_failed > limit or _restarts_exceed(spec, counted, limit):

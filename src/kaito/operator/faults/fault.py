@@ -18,7 +18,7 @@ MAX_MESSAGE_BYTES = 256
 
 Sign = Literal[
     "spec", "node", "order", "api", "scheduling", "storage", "mount", "image", "start", "end", "log", "eviction",
-    "probe", "service",
+    "probe", "service", "tuning",
 ]  # fmt: skip
 """Where a fault is seen; `SIGNS` says in words what that is."""
 
@@ -37,6 +37,7 @@ SIGNS: dict[Sign, str] = {
     "eviction": "a Pod that has failed as a whole, or is about to be disrupted",
     "probe": "a Warning event of a Pod whose probe fails",
     "service": "the Service, and the Pods that it selects",
+    "tuning": "a fine-tuning's settings, or the last words of its container (its termination message)",
 }
 
 

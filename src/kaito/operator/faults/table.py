@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache, lru_cache
 
-from kaito.operator.faults import placing, running, starting
+from kaito.operator.faults import placing, running, starting, tuning
 from kaito.operator.faults.fault import Diagnosis, Fault, Sign, diagnosis
 
 FAULTS: tuple[Fault, ...] = (
@@ -27,6 +27,7 @@ FAULTS: tuple[Fault, ...] = (
     *starting.EVICTIONS,
     *starting.PROBES,
     *starting.SERVICES,
+    *tuning.TUNING,
 )
 
 

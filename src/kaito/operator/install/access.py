@@ -19,8 +19,10 @@ from kaito.kube.resource import (
     CUSTOM_RESOURCE_DEFINITIONS,
     DEPLOYMENTS,
     EVENTS,
+    JOBS,
     LEASES,
     NODES,
+    PODS,
     SECRETS,
     SERVICES,
     STATEFUL_SETS,
@@ -40,6 +42,7 @@ READ = ("list", "watch")
 WRITES: Mapping[Resource, tuple[str, ...]] = {
     WORKSPACES: ("patch",),
     STATEFUL_SETS: ("create", "patch"),
+    JOBS: ("create", "patch", "delete"),
     DEPLOYMENTS: ("delete",),
     CONTROLLER_REVISIONS: ("create", "delete"),
     SERVICES: ("create", "patch"),
@@ -68,6 +71,8 @@ def cluster_rules(provisioner: Provisioner) -> list[Manifest]:
         verbs[resource.group, resource.plural] |= dict.fromkeys(ORDERS)
     for name, verb in SUBRESOURCES:
         verbs[WORKSPACES.group, name][verb] = None
+    # What a fine-tuning says of its progress.
+    verbs[PODS.group, "pods/log"]["get"] = None
     if provisioner.orders:
         verbs[NODES.group, NODES.plural]["patch"] = None
     together: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)

@@ -20,6 +20,7 @@ from kaito.kube.resource import (
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     EVENTS,
+    JOBS,
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
@@ -29,7 +30,16 @@ from kaito.kube.resource import (
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.settings import Settings
 from kaito.operator.workspace.containers import claim_names
-from kaito.operator.workspace.observe import Lookup, Observed, Orphans, headless_name, observe, serve_config_name
+from kaito.operator.workspace.observe import (
+    Lookup,
+    Observed,
+    Orphans,
+    ProgressOf,
+    headless_name,
+    observe,
+    serve_config_name,
+    tune_config_name,
+)
 from kaito.operator.workspace.ordering import orphans_returned
 from kaito.operator.workspace.plan import plan
 
@@ -60,15 +70,16 @@ class Interest:
         resource = observed.workspace.resource if observed.workspace else None
         if not self._provisioner.orders or resource is None or not resource.instance_type:
             self._finding[key] = None
-        inference = observed.workspace.inference if observed.workspace else None
-        if inference is not None and inference.config:
-            self._config_maps[key] = Key(key.namespace, inference.config)
+        workload = (observed.workspace.inference or observed.workspace.tuning) if observed.workspace else None
+        if workload is not None and workload.config:
+            self._config_maps[key] = Key(key.namespace, workload.config)
         self._look_at(key, observed)
 
     def _look_at(self, key: Key, observed: Observed) -> None:
         claims = {Key(key.namespace, name) for pod in observed.pods for name in claim_names(pod)}
         subjects = [
             (STATEFUL_SETS.kind, key),
+            (JOBS.kind, key),
             *(("Pod", key_of(pod)) for pod in observed.pods),
             *((PERSISTENT_VOLUME_CLAIMS.kind, claim) for claim in claims),
             *((order["kind"], key_of(order)) for order in observed.orders),
@@ -98,14 +109,14 @@ class Interest:
 
 
 def workspace_controller(
-    settings: Settings, provisioner: Provisioner, lookup: Lookup
+    settings: Settings, provisioner: Provisioner, lookup: Lookup, progress: ProgressOf = lambda pod: None
 ) -> Controller[Observed | Orphans]:
     """The controller that keeps Workspaces as they should be."""
     interest = Interest(provisioner)
     owner = owner_keys(WORKSPACES.kind)
 
     def observe_and_note(reader: Reader, key: Key) -> Observed | Orphans | None:
-        observed = observe(reader, key, lookup, provisioner)
+        observed = observe(reader, key, lookup, provisioner, progress)
         interest.note(key, observed)
         return observed
 
@@ -119,7 +130,8 @@ def workspace_controller(
         return () if owner is None else (owner,)
 
     def config_map_keys(config_map: Manifest) -> Iterable[Key]:
-        return {*_named(config_map, owner, serve_config_name("")), *interest.of_config_map(config_map)}
+        ours = (_named(config_map, owner, suffix("")) for suffix in (serve_config_name, tune_config_name))
+        return {*(key for keys in ours for key in keys), *interest.of_config_map(config_map)}
 
     return Controller(
         name=NAME,
@@ -128,6 +140,7 @@ def workspace_controller(
         plan=plan_one,
         watches=(
             Watch(STATEFUL_SETS, lambda obj: _named(obj, owner)),
+            Watch(JOBS, lambda obj: _named(obj, owner)),
             Watch(DEPLOYMENTS, owner),
             Watch(SERVICES, lambda obj: _named(obj, owner, headless_name(""))),
             Watch(CONTROLLER_REVISIONS, owner),

@@ -19,6 +19,7 @@ from kaito.api.contracts import Failure
 from kaito.kube.manifest import Manifest, condition_of, is_deleting
 from kaito.operator.faults.fault import Diagnosis, sentences
 from kaito.operator.faults.table import found
+from kaito.operator.faults.tuning import REASONS as TUNING_REASONS
 from kaito.operator.workspace.containers import (
     claim_names,
     has_started,
@@ -103,6 +104,9 @@ def _last_words(pod: Manifest, events: Events) -> Diagnosis | None:
         failure = _failure(terminated.get("message") or "")
         if failure is None:
             continue
+        if failure.reason in TUNING_REASONS:
+            said, step = sentences(failure.message), sentences(failure.next_step)
+            return Diagnosis(failure.reason, failure.reason, said, step)
         class_ = failure.reason if _REASON.fullmatch(failure.reason) else names.REASON_ENGINE_FAILED
         cause = found("log", sentences(failure.message), **_names(pod, status))
         is_precise = class_ in OWN_WORDS or cause.reason == names.REASON_ENGINE_FAILED

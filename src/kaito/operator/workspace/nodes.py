@@ -112,7 +112,10 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
     count = resource.count if resource else 1
     fits = True
     try:
-        target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
+        if wanted.tuning is not None:
+            target, hardware = 1, _one_gpu(offered) if provisioner.single_node else offered
+        else:
+            target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
         verdict = provisioner.judge(wish, ours, target)
     except DoesNotFit as error:
         said = " ".join(
@@ -223,6 +226,11 @@ def _advice(model: ModelFacts | None, type_: str, context: int, machines: Machin
         return f"What serves it: {found}." if found else ""
     gpus = least_gpus(model, machines.instance_types(), demand)
     return f"One node with {' or '.join(gpus)} serves it." if gpus else ""
+
+
+def _one_gpu(offered: Hardware) -> Hardware:
+    """A tuning on somebody's own machine leaves the other GPUs to others."""
+    return offered.shared(1) if offered.gpus > 1 else offered
 
 
 def _is_sizable(model: ModelFacts | None, offered: Hardware) -> bool:

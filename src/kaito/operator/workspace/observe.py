@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from kaito.api.contracts import TuneProgress
 from kaito.api.meta import WORKSPACES, InvalidObject
 from kaito.api.names import WORKSPACE_LABEL
 from kaito.api.workspace import Workspace
@@ -21,6 +22,7 @@ from kaito.kube.resource import (
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     EVENTS,
+    JOBS,
     NODES,
     PERSISTENT_VOLUME_CLAIMS,
     PODS,
@@ -53,6 +55,10 @@ Lookup = Callable[[str], ModelFacts | UnknownPreset | FactsPending]
 """The model of a preset name. Answers at once: it reads what is known and waits for nothing."""
 
 
+ProgressOf = Callable[[Manifest], TuneProgress | None]
+"""What a tuning's pod last said, as far as it is known; asking has the pod's log looked at from then on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """One Workspace and its surroundings, as the cache has them."""
@@ -75,7 +81,12 @@ class Observed:
     nodes: tuple[Manifest, ...] = ()
     """Those that may matter to it."""
     user_config: Manifest | None = None
-    """The ConfigMap that `inference.config` names."""
+    """The ConfigMap that `inference.config` or `tuning.config` names."""
+    job: Manifest | None = None
+    """The Job of this name, whoever made it."""
+    tune_config: Manifest | None = None
+    progress: TuneProgress | None = None
+    """What the tuning's pod last said in its log."""
     orders: tuple[Manifest, ...] = ()
     """What its nodes were ordered with."""
     served: frozenset[Resource] = frozenset()
@@ -96,12 +107,19 @@ def serve_config_name(workspace: str) -> str:
     return f"{workspace}-serve"
 
 
+def tune_config_name(workspace: str) -> str:
+    """The name of the ConfigMap with our TuneConfig."""
+    return f"{workspace}-tune"
+
+
 def headless_name(workspace: str) -> str:
     """The name of the Service that gives the pods their DNS names."""
     return f"{workspace}-headless"
 
 
-def observe(reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner) -> Observed | Orphans | None:
+def observe(
+    reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner, progress: ProgressOf = lambda pod: None
+) -> Observed | Orphans | None:
     """What there is to know about the Workspace; when it is gone, the orders that it left behind, or None."""
     manifest = reader.get(WORKSPACES, key.name, key.namespace)
     orders = tuple(_orders(reader, key, provisioner))
@@ -113,6 +131,7 @@ def observe(reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner) 
         workspace, unreadable = None, str(error)
     preset = workspace.preset if workspace else None
     pods = tuple(reader.list(PODS, key.namespace, labels={WORKSPACE_LABEL: key.name}))
+    job = _read(reader, JOBS, key, key.name)
     services = (_read(reader, SERVICES, key, name) for name in (key.name, headless_name(key.name)))
     return Observed(
         manifest=manifest,
@@ -127,6 +146,9 @@ def observe(reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner) 
         pods=pods,
         nodes=tuple(_nodes(reader, key, workspace, orders, provisioner)),
         user_config=_user_config(reader, key, workspace),
+        job=job,
+        tune_config=_read(reader, CONFIG_MAPS, key, tune_config_name(key.name)),
+        progress=_progress(job, pods, progress),
         orders=orders,
         served=frozenset(kind for kind in provisioner.kinds if reader.serves(kind)),
         warnings=tuple(_warnings(reader, key, pods, orders)),
@@ -134,7 +156,7 @@ def observe(reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner) 
 
 
 def _warnings(reader: Reader, key: Key, pods: Iterable[Manifest], orders: Iterable[Manifest]) -> Iterable[Manifest]:
-    subjects = {(STATEFUL_SETS.kind, key): None}
+    subjects = {(STATEFUL_SETS.kind, key): None, (JOBS.kind, key): None}
     for pod in pods:
         subjects["Pod", key_of(pod)] = None
         subjects |= {(PERSISTENT_VOLUME_CLAIMS.kind, Key(key.namespace, name)): None for name in claim_names(pod)}
@@ -172,5 +194,13 @@ def _read(reader: Reader, resource: Resource, key: Key, name: str) -> Manifest |
 
 
 def _user_config(reader: Reader, key: Key, workspace: Workspace | None) -> Manifest | None:
-    name = workspace.inference.config if workspace and workspace.inference else ""
+    part = (workspace.inference or workspace.tuning) if workspace else None
+    name = part.config if part else ""
     return _read(reader, CONFIG_MAPS, key, name) if name else None
+
+
+def _progress(job: Manifest | None, pods: Iterable[Manifest], progress: ProgressOf) -> TuneProgress | None:
+    if job is None:
+        return None
+    told = (progress(pod) for pod in pods if (pod.get("status") or {}).get("phase") == "Running")
+    return next((found for found in told if found is not None), None)

@@ -25,7 +25,7 @@ from kaito.kube.manifest import (
     labels_of,
 )
 from kaito.kube.plan import Create, Delete, Event, Patch, Plan
-from kaito.kube.resource import DEPLOYMENTS
+from kaito.kube.resource import DEPLOYMENTS, JOBS
 from kaito.operator.faults.fault import Diagnosis
 from kaito.operator.faults.table import found, named
 from kaito.operator.provisioners.supply import Supply
@@ -33,7 +33,7 @@ from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.provisioners.trouble import cut
 from kaito.operator.provisioners.wish import Verdict
 from kaito.operator.settings import Settings
-from kaito.operator.workspace import failures, ordering, serving
+from kaito.operator.workspace import failures, ordering, serving, tuning
 from kaito.operator.workspace.nodes import Placement, place
 from kaito.operator.workspace.observe import FactsPending, Observed
 from kaito.operator.workspace.progress import progress_of
@@ -41,7 +41,7 @@ from kaito.operator.workspace.revision import Revision, current_revision, missin
 from kaito.operator.workspace.services import headless_service, main_service
 from kaito.operator.workspace.status import Report, deleting_status, events, status
 from kaito.operator.workspace.timeline import Sighting
-from kaito.operator.workspace.wanted import Problem, UserConfig, Wanted, user_config, wanted
+from kaito.operator.workspace.wanted import Problem, Tuning, UserConfig, Wanted, user_config, wanted
 
 FACTS_POLL_S = 1.0
 """How soon a Workspace is looked at again whose model a hub is being asked about."""
@@ -53,8 +53,11 @@ class Work:
 
     report: Report
     apply: tuple[Manifest, ...] = ()
+    delete: tuple[Delete, ...] = ()
     supply: Supply | None = None
     """What the nodes come to, where they are ordered."""
+    look_again_s: float | None = None
+    """When what a pod says of itself is to be looked at again."""
 
 
 def plan(observed: Observed, settings: Settings, provisioner: Provisioner, now: datetime) -> Plan:
@@ -72,10 +75,12 @@ def plan(observed: Observed, settings: Settings, provisioner: Provisioner, now: 
         patches=(*_metadata_patch(workspace, revision, supply.annotations or {}), *supply.patches),
         apply=(*supply.apply, *work.apply),
         create=(*revision.create, *(Create(manifest) for manifest in supply.create)),
-        delete=(*revision.delete, *superseded, *supply.delete),
+        delete=(*revision.delete, *superseded, *supply.delete, *work.delete),
         status=fresh,
         events=(*_migration(workspace, superseded), *supply.events, *events(workspace, fresh)),
-        requeue_after_s=FACTS_POLL_S if isinstance(observed.model, FactsPending) else supply.requeue_after_s,
+        requeue_after_s=FACTS_POLL_S
+        if isinstance(observed.model, FactsPending)
+        else min(filter(None, (supply.requeue_after_s, work.look_again_s)), default=None),
         refused=_refusal(workspace, work, now),
     )
 
@@ -150,6 +155,8 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
         asked = taken or asked
     if isinstance(asked, Problem):
         return Work(_stopped(observed, asked))
+    if asked.tuning is not None and asked.model is not None:
+        return _tuned(observed, asked, asked.tuning, settings, provisioner, revision, now)
     config = user_config(observed, asked.engine)
     length = config.max_model_len if isinstance(config, UserConfig) else None
     placement = place(asked, observed.nodes, provisioner, length)
@@ -173,6 +180,55 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
     if revision.is_adopted and serving.is_of_kaito(observed.stateful_set):
         return Work(report, supply=supply)  # It goes on as it is, until something else is asked for.
     return Work(report, apply=tuple(_manifests(rendering, settings)), supply=supply)
+
+
+def _tuned(
+    observed: Observed,
+    asked: Wanted,
+    wish: Tuning,
+    settings: Settings,
+    provisioner: Provisioner,
+    revision: Revision,
+    now: datetime,
+) -> Work:
+    """The phases of a tuning. Nodes are asked for once all that can be judged beforehand is in order, and not any more
+    when it is done."""
+    assert asked.model is not None
+    placement = place(asked, observed.nodes, provisioner, None)
+    is_over = tuning.is_over(observed.job, observed.manifest)
+    stands = tuning.standing(observed, asked.model)
+    failed = stands.stage == "Failed"
+    supply = ordering.supplied(observed, asked, placement, provisioner, now, may_order=not is_over and not failed)
+    rendering = tuning.Rendering(observed.manifest, asked, wish, asked.model, placement, str(revision.number))
+    config = tuning.tune_config(rendering, settings)
+    wanted_job = tuning.job(rendering, config, settings)
+    missing = None if observed.job is not None else _missing_nodes(placement, supply)
+    if missing is not None:
+        waits = replace(missing, reason=missing.reason if missing.is_failure else names.REASON_TUNING_PENDING)
+        stands = tuning.Standing("Pending", waits)
+    report = Report(
+        workload=stands.verdict,
+        nodes=placement.verdict,
+        claims=supply.verdict if supply else None,
+        is_failure=failed or (missing is not None and missing.is_failure),
+        is_tuning=True,
+        stage=stands.stage,
+        tuning=tuning.tuning_status(stands.progress, (observed.manifest.get("status") or {}).get("tuning")),
+        worker_nodes=_hosts(observed) if provisioner.single_node else placement.nodes,
+        target=1,
+    )
+    again = tuning.LOOK_AGAIN_S if stands.stage == "Running" else None
+    if missing is not None:
+        return Work(report, supply=supply)
+    shared = (tuning.config_map(rendering, config),)
+    if observed.job is None:
+        return Work(report, apply=(*shared, wanted_job), supply=supply)
+    if is_deleting(observed.job):
+        return Work(report, supply=supply)
+    if tuning.is_stale(observed.job, wanted_job):
+        gone = Delete(JOBS, key_of(observed.job), uid=observed.job["metadata"]["uid"], propagation="Foreground")
+        return Work(report, delete=(gone,), supply=supply)
+    return Work(report, apply=shared, supply=supply, look_again_s=again)
 
 
 def _missing_nodes(placement: Placement, supply: Supply | None) -> Verdict | None:
@@ -294,10 +350,11 @@ def _is_up(stateful_set: Manifest | None, target: int) -> bool:
 
 
 def _pods(observed: Observed) -> list[Manifest]:
-    """The pods of the StatefulSet; others may carry the label too."""
-    if observed.stateful_set is None:
+    """The pods of the StatefulSet or the Job; others may carry the label too."""
+    workload = observed.stateful_set or observed.job
+    if workload is None:
         return []
-    uid = observed.stateful_set["metadata"].get("uid")
+    uid = workload["metadata"].get("uid")
     return [pod for pod in observed.pods if (controller_of(pod) or {}).get("uid") == uid]
 
 
@@ -311,7 +368,7 @@ def _taken(observed: Observed) -> Problem | None:
     """Whether something that we would have to write under our names belongs to somebody else."""
     workspace = observed.manifest
     meta = workspace["metadata"]
-    candidates = (observed.stateful_set, observed.serve_config, *observed.services)
+    candidates = (observed.stateful_set, observed.serve_config, *observed.services, observed.job, observed.tune_config)
     for held in (candidate for candidate in candidates if candidate is not None):
         owner = controller_of(held)
         if owner is None and labels_of(held).get(names.WORKSPACE_LABEL) == meta["name"]:

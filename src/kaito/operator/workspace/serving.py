@@ -77,7 +77,7 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         model=contracts.ModelSource(
             id=model.id,
             revision=model.revision,
-            local_dirs=tuple(mount.mount["mountPath"] for mount in _local_weights(settings)),
+            local_dirs=tuple(mount.mount["mountPath"] for mount in local_weights(settings)),
             offline=settings.offline or model.built_locally,
         ),
         served_model_name=_served_name(rendering.manifest, model),
@@ -175,7 +175,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "securityContext": pods.pod_security(root=bool(settings.weights_cache)),
         "volumes": [mount.volume for mount in (*mounts, *fetching.secret_mounts(fetches))],
     }
-    folders = [*([_weights(settings)] if fetched else []), *adapters.fetched_mounts(rendering.wanted.adapters)]
+    folders = [*([weights_mount(settings)] if fetched else []), *adapters.fetched_mounts(rendering.wanted.adapters)]
     init_containers = fetching.init_containers(fetches, settings.runtime_image, [mounts[0], *folders])
     secrets = fetching.secrets_of(fetches)
     if init_containers:
@@ -259,8 +259,8 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
         pods.config_map("serve-config", contracts.CONFIG_MOUNT, serve_config_name(name)),
         pods.empty_dir("dshm", "/dev/shm", in_memory=True),
         pods.empty_dir("tmp", "/tmp"),
-        _weights(settings),
-        *_local_weights(settings),
+        weights_mount(settings),
+        *local_weights(settings),
     ]
     if rendering.user_config:
         mounts.append(pods.config_map("config-volume", contracts.USER_CONFIG_MOUNT, rendering.user_config.name))
@@ -289,14 +289,16 @@ def _api_keys(rendering: Rendering) -> str:
     return str(annotations_of(rendering.manifest).get(names.API_KEYS_ANNOTATION) or "").strip()
 
 
-def _weights(settings: Settings) -> Mounted:
+def weights_mount(settings: Settings) -> Mounted:
+    """Where downloaded weights are kept."""
     name = "model-weights-volume"
     if settings.weights_cache:
         return pods.host_path(name, contracts.WEIGHTS_MOUNT, settings.weights_cache, create=True)
     return pods.empty_dir(name, contracts.WEIGHTS_MOUNT)
 
 
-def _local_weights(settings: Settings) -> list[Mounted]:
+def local_weights(settings: Settings) -> list[Mounted]:
+    """The node's folders with weights laid out by model id."""
     return [
         pods.host_path(f"local-weights-{index}", f"{contracts.LOCAL_WEIGHTS_MOUNT}/{index}", folder)
         for index, folder in enumerate(settings.local_weights)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from kaito.api import names
 from kaito.kube.manifest import Manifest, condition_of, merged_conditions, rfc3339
@@ -34,6 +35,10 @@ class Report:
     is_failure: bool = False
     """The workload is not merely on its way: something must be done."""
     is_tuning: bool = False
+    stage: Literal["Pending", "Running", "Succeeded", "Failed"] = "Pending"
+    """How far a tuning is."""
+    tuning: Manifest | None = None
+    """What `status.tuning` says."""
     worker_nodes: tuple[str, ...] = ()
     target: int | None = None
     sighting: Sighting = field(default_factory=Sighting)
@@ -51,6 +56,8 @@ def status(workspace: Manifest, report: Report, now: datetime) -> Manifest:
     }
     if report.target is not None:
         fresh["targetNodeCount"] = report.target
+    if report.tuning:
+        fresh["tuning"] = report.tuning
     if old.get("performance"):
         fresh["performance"] = old["performance"]
     steps = timeline(workspace, report.sighting, now)
@@ -93,14 +100,15 @@ def deleting_status(workspace: Manifest, now: datetime, waits_for: str = "") -> 
 def _verdicts(report: Report) -> list[tuple[str, Verdict]]:
     resources = _resources(report)
     workload = report.workload
-    if workload.ok and not resources.ok:
+    if workload.ok and not resources.ok and not report.is_tuning:
         workload = Verdict(False, names.REASON_INFERENCE_PENDING, f"The pods are ready, but: {resources.message}")
     verdicts = [] if report.nodes is None else [(names.NODES_READY, report.nodes)]
     if report.claims is not None:
         verdicts.insert(0, (names.NODE_CLAIM_READY, report.claims))
     verdicts.append((names.RESOURCE_READY, resources))
     verdicts.append((names.JOB_STARTED if report.is_tuning else names.INFERENCE_READY, workload))
-    if workload.ok:
+    is_done = report.stage == "Succeeded" if report.is_tuning else workload.ok
+    if is_done:
         whole = Verdict(True, names.REASON_SUCCEEDED, workload.message)
     else:
         whole = Verdict(False, names.REASON_FAILED if report.is_failure else names.REASON_PENDING, workload.message)
@@ -129,7 +137,7 @@ def _condition(workspace: Manifest, type_: str, verdict: Verdict) -> Manifest:
 
 def _state(before: str, report: Report) -> str:
     if report.is_tuning:
-        return "Failed" if report.is_failure else "Pending"
+        return "Failed" if report.is_failure else report.stage
     if report.workload.ok and report.nodes is not None and report.nodes.ok:
         return "Ready"
     return "NotReady" if before in ("Ready", "NotReady") else "Pending"
@@ -143,6 +151,10 @@ def events(workspace: Manifest, fresh: Manifest) -> tuple[Event, ...]:
         found.append(_event(workspace, names.EVENT_NODES_READY, after, names.NODES_READY))
     if _turned(workspace, after, names.INFERENCE_READY):
         found.append(_event(workspace, names.EVENT_SERVING, after, names.INFERENCE_READY))
+    if _turned(workspace, after, names.JOB_STARTED):
+        found.append(_event(workspace, names.EVENT_TUNING_STARTED, after, names.JOB_STARTED))
+    if fresh.get("state") == "Succeeded" and _turned(workspace, after, names.WORKSPACE_SUCCEEDED):
+        found.append(_event(workspace, names.EVENT_TUNED, after, names.WORKSPACE_SUCCEEDED))
     whole = condition_of(after, names.WORKSPACE_READY)
     failure, known = fresh.get("failure") or {}, (workspace.get("status") or {}).get("failure") or {}
     if failure and whole is not None:

@@ -15,8 +15,16 @@ from typing import Any
 import yaml
 
 from kaito.api import names
-from kaito.api.contracts import SERVE_CONFIG_KEY, USER_CONFIG_KEY, Engine, ServeConfig
-from kaito.api.workspace import InferenceSpec, Workspace
+from kaito.api.contracts import (
+    SERVE_CONFIG_KEY,
+    TRAINING_CONFIG_KEY,
+    USER_CONFIG_KEY,
+    Engine,
+    ServeConfig,
+    TuningMethod,
+)
+from kaito.api.training import DEFAULTS, BadTraining, check_method, parse_options
+from kaito.api.workspace import DataDestination, DataSource, InferenceSpec, TuningSpec, Workspace
 from kaito.catalog.engine_options import file_problem, size_of
 from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import Manifest
@@ -26,6 +34,7 @@ from kaito.operator.workspace.weights import WeightsImage, weights_image
 
 MAX_NAME = 52
 """A StatefulSet's name and an 11-character hash make a label value, which Kubernetes limits to 63."""
+METHODS: tuple[TuningMethod, ...] = ("lora", "qlora", "full")
 _TAINT = re.compile(
     r"(?P<key>([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)"
     r"(=(?P<value>([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
@@ -39,6 +48,20 @@ class Problem:
 
     reason: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """A fine-tuning that makes sense."""
+
+    method: TuningMethod
+    input: DataSource
+    output: DataDestination
+    config: str
+    """The training configuration: the user's, or the method's default."""
+    config_map: str
+    """The ConfigMap that it is in; empty for the default."""
+    output_dir: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +79,8 @@ class Wanted:
     """Where the weights are, when it is a registry."""
     token_secret: str = ""
     """The Secret with the Hugging Face token; empty without one."""
+    tuning: Tuning | None = None
+    """Set where the model is tuned, not served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +103,11 @@ def wanted(observed: Observed, default_engine: Engine) -> Wanted | Problem:
     if (workspace.inference is None) == (workspace.tuning is None):
         given = "both inference and tuning" if workspace.inference else "neither inference nor tuning"
         return _invalid(f"The Workspace has {given}: give exactly one of them.")
-    if workspace.inference is None:
-        return _not_here("Fine-tuning is not supported by this operator yet. Delete the Workspace, or use inference.")
     if workspace.resource is not None and workspace.resource.partition is not None:
         return _not_here("resource.partition is not supported by this operator yet. Leave it out to use whole GPUs.")
-    return _inference(observed, workspace, workspace.inference, default_engine)
+    if workspace.tuning is not None:
+        return _tuning(observed, workspace, workspace.tuning)
+    return _inference(observed, workspace, workspace.inference or InferenceSpec(), default_engine)
 
 
 def _unsuited_name(name: str) -> str:
@@ -138,6 +163,88 @@ def _inference(
         tolerations=tolerations,
         token_secret=secret,
     )
+
+
+def _tuning(observed: Observed, workspace: Workspace, spec: TuningSpec) -> Wanted | Problem:
+    model = observed.model
+    if spec.preset is None:
+        return _invalid("The Workspace has no tuning.preset: name the model to tune.")
+    if isinstance(model, FactsPending):
+        return Problem(names.REASON_INFERENCE_PENDING, model.message)
+    if not isinstance(model, ModelFacts):
+        said = model.message if isinstance(model, UnknownPreset) else "The preset is not known."
+        return Problem(names.REASON_UNKNOWN_PRESET, said)
+    untunable = _untunable(model)
+    if untunable:
+        return Problem(names.REASON_TUNING_MODEL, untunable)
+    method = get_method(spec.method)
+    if method is None:
+        return _invalid(f"tuning.method is {spec.method or 'missing'}: write {', '.join(METHODS)}.")
+    tolerations = _tolerations(workspace.annotations.get(names.TOLERATIONS_ANNOTATION, ""))
+    if isinstance(tolerations, Problem):
+        return tolerations
+    ends = _ends(spec)
+    tuning = ends or _training(observed, workspace, spec, method)
+    if isinstance(tuning, Problem):
+        return tuning
+    options = spec.preset.preset_options
+    return Wanted(
+        workspace,
+        "transformers",
+        model=model,
+        tolerations=tolerations,
+        token_secret=options.model_access_secret if options else "",
+        tuning=tuning,
+    )
+
+
+def _untunable(model: ModelFacts) -> str:
+    """Why no adapter can be trained on the model, as far as it is known beforehand."""
+    if model.quantization:
+        return f"{model.id} cannot be tuned: its weights are compressed ({model.quantization}). Choose its base model."
+    if model.format == "mistral":
+        return f"{model.id} cannot be tuned: its files are not laid out as transformers reads them. Choose another."
+    return ""
+
+
+def get_method(text: str) -> TuningMethod | None:
+    """The tuning method of that name."""
+    return next((method for method in METHODS if method == text.lower()), None)
+
+
+def _ends(spec: TuningSpec) -> Problem | None:
+    """Whether the data come from one place, and the result goes to one."""
+    given = [bool(spec.input.urls), bool(spec.input.image), spec.input.volume_source is not None]
+    if sum(given) != 1:
+        return _invalid("tuning.input needs exactly one of urls, image and volumeSource.")
+    if bool(spec.output.image) == (spec.output.volume_source is not None):
+        return _invalid("tuning.output needs exactly one of image and volumeSource.")
+    return None
+
+
+def _training(observed: Observed, workspace: Workspace, spec: TuningSpec, method: TuningMethod) -> Tuning | Problem:
+    text = DEFAULTS[method]
+    if spec.config:
+        if observed.user_config is None:
+            return _bad_training(
+                f"ConfigMap {spec.config} does not exist in namespace {workspace.namespace}: "
+                f"create it with the key {TRAINING_CONFIG_KEY}, or take tuning.config out."
+            )
+        given = (observed.user_config.get("data") or {}).get(TRAINING_CONFIG_KEY)
+        if given is None:
+            return _bad_training(f"ConfigMap {spec.config} has no key {TRAINING_CONFIG_KEY}: put the settings there.")
+        text = given
+    try:
+        options = parse_options(text)
+        check_method(method, options)
+        output_dir = options.output_dir
+    except BadTraining as error:
+        return _bad_training(f"{error} Correct ConfigMap {spec.config}.")
+    return Tuning(method, spec.input, spec.output, text, spec.config, output_dir)
+
+
+def _bad_training(message: str) -> Problem:
+    return Problem(names.REASON_TUNING_CONFIG, message)
 
 
 def _as_it_runs(model: ModelFacts, observed: Observed) -> ModelFacts:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from kaito.api.contracts import FetchConfig, FetchItem, OciSource
+from kaito.api.contracts import FetchConfig, FetchItem, OciSource, UrlSource
 from kaito.api.names import REASON_INVALID_SPEC
 from kaito.api.references import Reference, mirrored, parse
 from kaito.runtime.artifacts.credentials import logins
@@ -99,7 +99,9 @@ def fetch_item(
     there = recorded(destination)
     if there is not None and there.source == source:
         return Fetched(destination, there.digest, there.bytes, was_there=True)
-    transport = Transport(settings.path(config.ca_file) if config.ca_file else None)
+    ca_file = settings.path(config.ca_file) if config.ca_file else None
+    public_only = config.public_only and isinstance(item.source, UrlSource)
+    transport = Transport(ca_file, public_only=public_only)
     errand = Errand(item, config, settings, transport)
     errand = replace(errand, watch=on_progress) if on_progress else errand
     try:

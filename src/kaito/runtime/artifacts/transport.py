@@ -23,6 +23,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
 from kaito.api.names import REASON_ARTIFACT_UNAVAILABLE, REASON_INVALID_SPEC
+from kaito.runtime.artifacts.addresses import Refused, only_public, refused
 from kaito.runtime.failure import Failed
 
 TRIES = 6
@@ -70,6 +71,8 @@ class Transport:
 
     ca_file: Path | None = None
     patience: Patience = field(default_factory=Patience)
+    public_only: bool = False
+    """Connect to public addresses alone; what leads elsewhere raises Failed. Not for what a proxy connects to."""
     _pools: dict[str, urllib3.PoolManager] = field(default_factory=dict, repr=False)
     _open: set[Response] = field(default_factory=set, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -87,6 +90,8 @@ class Transport:
                 method, url, headers=fields, body=body,
                 timeout=timeout, retries=redirects, preload_content=False, decode_content=False,
             )  # fmt: skip
+        except Refused as error:
+            raise refused(url.partition("?")[0].partition("#")[0], error) from None
         except HTTPError as error:
             raise unreachable(error) from None
         with self._lock:
@@ -155,7 +160,8 @@ class Transport:
         context = tls_context(self.ca_file)
         if proxy:
             return urllib3.ProxyManager(proxy, maxsize=CONNECTIONS, ssl_context=context)
-        return urllib3.PoolManager(maxsize=CONNECTIONS, ssl_context=context)
+        manager = urllib3.PoolManager(maxsize=CONNECTIONS, ssl_context=context)
+        return only_public(manager) if self.public_only else manager
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:

@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""`kaito tune`: look at a data set before anything is spent on it, and watch a fine-tuning at work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from kaito.api.kinds import WORKSPACES
+from kaito.api.names import PROGRESS_MARK, WORKSPACE_LABEL
+from kaito.cli import connect
+from kaito.cli.failure import UserError
+from kaito.cli.options import Kubeconfig, Namespace
+from kaito.kube.client import Client
+from kaito.kube.manifest import Manifest
+from kaito.kube.resource import PODS
+
+LOOK_AGAIN_S = 1.0
+LEVELS = "▁▂▃▄▅▆▇█"
+CURVE_WIDTH = 60
+MISSING = "ModuleNotFoundError"
+OVER = ("Succeeded", "Failed")
+Told = dict[str, Any]
+"""A line of progress, as the tuner writes it."""
+
+
+def application() -> typer.Typer:
+    """The group of commands."""
+    app = typer.Typer(no_args_is_help=True, help="Look at data sets, and watch fine-tunings.")
+    app.command("check")(check)
+    app.command("watch")(watch)
+    return app
+
+
+def check(
+    data: Annotated[Path, typer.Argument(help="The data set: a file, or a folder of files.")],
+    *,
+    config: Annotated[Path | None, typer.Option(help="A training_config.yaml.")] = None,
+    method: Annotated[str, typer.Option(help="The method that the configuration is for: lora, qlora, full.")] = "lora",
+    model: Annotated[Path | None, typer.Option(help="A model's folder, to count tokens.")] = None,
+) -> None:
+    """Say what a fine-tuning would find in a data set: schema, rows, rows that cannot be used, tokens."""
+    if not data.exists():
+        raise UserError(f"{data} does not exist.", "Name a file or a folder with the data set.")
+    given = {"--config": config, "--method": method, "--model": model}
+    options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    argv = [sys.executable, "-m", "kaito.runtime.tune.preview", str(data), *options]
+    done = subprocess.run(argv, check=False, stderr=subprocess.PIPE, text=True)
+    if MISSING in done.stderr:
+        raise UserError(f"Packages are missing: {done.stderr.strip().splitlines()[-1]}", "pip install 'kaito[tune]'")
+    if done.returncode not in (0, 1):
+        raise UserError(f"The check ended with code {done.returncode}: {done.stderr.strip()[-300:]}", "")
+    raise typer.Exit(done.returncode)
+
+
+def watch(
+    name: Annotated[str, typer.Argument(help="The Workspace.")],
+    *,
+    namespace: Namespace = "default",
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show how far a fine-tuning is, with its loss, until it is done."""
+    state = asyncio.run(_watch(name, namespace, kubeconfig))
+    raise typer.Exit(0 if state == "Succeeded" else 1)
+
+
+async def _watch(name: str, namespace: str, kubeconfig: Kubeconfig) -> str:
+    console = Console()
+    async with Client(connect.cluster(kubeconfig)) as client:
+        with Live(console=console, auto_refresh=False) as view:
+            while True:
+                workspace = await client.get(WORKSPACES, name, namespace)
+                if "tuning" not in workspace:
+                    raise UserError(f"{name} is no fine-tuning.", f"See what it is: kaito get {name}")
+                view.update(shown(workspace, await told(client, name, namespace)), refresh=True)
+                state = str((workspace.get("status") or {}).get("state") or "Pending")
+                if state in OVER:
+                    return state
+                await asyncio.sleep(LOOK_AGAIN_S)
+
+
+async def told(client: Client, name: str, namespace: str) -> list[Told]:
+    """What the tuning's latest pod has told of its progress."""
+    pods, _ = await client.list_objects(PODS, namespace, label_selector=f"{WORKSPACE_LABEL}={name}")
+    if not pods:
+        return []
+    latest = max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
+    path = PODS.path(namespace, latest["metadata"]["name"], subresource="log")
+    answer = await client.raw("GET", path, params={"tailLines": "5000"})
+    return list(progress_lines(answer.body.decode(errors="replace").splitlines())) if answer.status == 200 else []
+
+
+def progress_lines(lines: Iterable[str]) -> Iterable[Told]:
+    """The lines of a log that tell of progress."""
+    for line in lines:
+        _, mark, text = line.partition(PROGRESS_MARK)
+        if mark:
+            try:
+                found = json.loads(text)
+            except ValueError:
+                continue
+            yield found
+
+
+def shown(workspace: Manifest, lines: Sequence[Told]) -> RenderableType:
+    """State, bar, figures and curve."""
+    status = workspace.get("status") or {}
+    figures, state = status.get("tuning") or {}, status.get("state") or "Pending"
+    latest = lines[-1] if lines and state not in OVER else {}
+    step = latest.get("step", figures.get("step")) or 0
+    steps = latest.get("steps", figures.get("totalSteps")) or 0
+    name = workspace["metadata"]["name"]
+    parts: list[RenderableType] = [Text(f"{name}: {state}, {latest.get('phase') or figures.get('phase') or 'waiting'}")]
+    if steps:
+        parts.append(ProgressBar(total=steps, completed=step, width=CURVE_WIDTH))
+    named = {"step": f"{step}/{steps}" if steps else None, **{key: figures.get(key) for key in FIGURES}}
+    parts.append(Text("  ".join(f"{key} {value}" for key, value in named.items() if value)))
+    losses = [float(line["loss"]) for line in lines if line.get("loss") is not None]
+    if len(losses) > 1:
+        parts.append(Text(f"loss {losses[0]:.3f} {curve(losses)} {losses[-1]:.3f}"))
+    failure = status.get("failure") or {}
+    if state == "Failed" and failure:
+        parts.append(Text(f"{failure.get('evidence', '')} {failure.get('nextStep', '')}", style="red"))
+    return Group(*parts)
+
+
+FIGURES = ("loss", "evalLoss", "tokensPerSecond", "eta", "gpuMemory", "rows", "note", "image", "digest")
+
+
+def curve(losses: Sequence[float], width: int = CURVE_WIDTH) -> str:
+    """The losses as a line of blocks, at most so wide."""
+    count = min(width, len(losses))
+    picked = [losses[index * (len(losses) - 1) // max(1, count - 1)] for index in range(count)]
+    low, high = min(picked), max(picked)
+    span = (high - low) or 1.0
+    return "".join(LEVELS[round((loss - low) / span * (len(LEVELS) - 1))] for loss in picked)

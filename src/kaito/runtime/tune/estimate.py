@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a tuning will take, from a sample of its data and the shape of its model: tokens, memory, time. Arithmetic only.
+
+Estimates, and called so: activations depend on kernels. They are made to find what cannot work, before it is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+GIB = 1024**3
+BYTES_OF_NF4 = 0.56
+"""A weight in NF4 with its share of the doubly compressed scales."""
+BYTES_OF_ADAM = 8
+BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+FLOPS_OF_TOKEN = 6
+"""Of each parameter: forward, and twice that backward; a frozen parameter takes four."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The lengths of a data set's examples, as a sample tells them."""
+
+    sample: tuple[int, ...]
+    rows: int
+    limit: int | None
+
+    @property
+    def mean(self) -> float:
+        """Tokens of an example."""
+        return sum(self.sample) / len(self.sample) if self.sample else 0.0
+
+    @property
+    def total(self) -> int:
+        """Of all rows, as far as they are trained on."""
+        kept = [min(length, self.limit) if self.limit else length for length in self.sample]
+        return round(sum(kept) / len(kept) * self.rows) if kept else 0
+
+    @property
+    def truncated(self) -> float:
+        """The share of examples that are longer than the limit."""
+        if not self.limit or not self.sample:
+            return 0.0
+        return sum(length > self.limit for length in self.sample) / len(self.sample)
+
+    def histogram(self) -> list[tuple[str, int]]:
+        """How many examples of the sample have how many tokens."""
+        bounds = [bound for bound in BUCKETS if bound < max(self.sample, default=0)]
+        edges = [0, *bounds]
+        found = []
+        for low, high in zip(edges, [*bounds, None], strict=True):
+            count = sum(low < length and (high is None or length <= high) for length in self.sample)
+            found.append((f"{low + 1}–{high}" if high else f"over {low}", count))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What memory depends on."""
+
+    parameters: int
+    trained: int
+    """Parameters that are trained."""
+    hidden: int
+    layers: int
+    vocabulary: int
+    weight_bytes: float
+    """Of each parameter that is not trained."""
+    is_checkpointed: bool = True
+    """Activations are computed again on the way back instead of being kept."""
+
+
+def memory_gib(shape: Shape, *, batch: int, length: int) -> float:
+    """Memory of one GPU: weights, what is trained with its optimizer, activations, and the largest logits."""
+    weights = (shape.parameters - shape.trained) * shape.weight_bytes
+    trained = shape.trained * (4 + 4 + BYTES_OF_ADAM)
+    tokens = batch * length
+    kept = 2 if shape.is_checkpointed else 34
+    activations = tokens * shape.hidden * shape.layers * kept * (1 if shape.is_checkpointed else 2)
+    widest = tokens * shape.hidden * 34 * 2
+    logits = min(tokens, 4096) * shape.vocabulary * 4
+    return (weights + trained + activations + widest + logits) / GIB
+
+
+def hours(tokens: int, shape: Shape, *, epochs: float, flops: float) -> float:
+    """Time to train, on hardware that computes so many operations a second."""
+    work = tokens * epochs * (4 * shape.parameters + 2 * shape.trained)
+    return work / flops / 3600
+
+
+def padding_share(lengths: Sequence[int], batch: int, limit: int | None) -> float:
+    """Of the tokens that are computed without packing, the share that is padding."""
+    kept = [min(length, limit) if limit else length for length in lengths]
+    groups = [kept[first : first + batch] for first in range(0, len(kept), batch)]
+    computed = sum(max(group) * len(group) for group in groups)
+    return 1 - sum(kept) / computed if computed else 0.0

@@ -1,0 +1,192 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""The training itself, through TRL's trainers: resumed where it was, told as it goes, stopped in order.
+
+What is trained on comes from `prepare.py`, what the libraries are told from `arguments.py`; the result is written by
+`save.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from peft import prepare_model_for_kbit_training
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import DPOTrainer, SFTTrainer
+
+from kaito.api.contracts import TuneProgress
+from kaito.api.names import REASON_TUNING_DIVERGED
+from kaito.api.training import TrainingOptions
+from kaito.runtime.failure import Failed
+from kaito.runtime.tune.arguments import Arguments, lora_config
+from kaito.runtime.tune.checkpoints import mark_whole, newest
+from kaito.runtime.tune.job import Job, Point
+from kaito.runtime.tune.prepare import Split
+from kaito.runtime.tune.progress import Teller, say
+from kaito.runtime.tune.targets import derive
+
+GIB = 1024**3
+MOVING = 0.1
+"""Weight of the newest step in the mean speed that the remaining time is told from."""
+
+
+class Stopped(Exception):
+    """The training was asked to stop, and a checkpoint was written."""
+
+
+@dataclass(slots=True)
+class Watcher(TrainerCallback):  # type: ignore[misc]
+    """Tells how far the training is, has checkpoints written in time, and stops it when asked."""
+
+    teller: Teller
+    checkpoint_s: float
+    rows: int
+    notes: list[str] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    stop: bool = False
+    tokens_per_second: float | None = None
+    _loss: float | None = None
+    _eval_loss: float | None = None
+    _saved_at: float = field(default_factory=time.monotonic)
+    _step_at: float = field(default_factory=time.monotonic)
+    _step_s: float | None = None
+    _tokens: float = 0.0
+    _began: tuple[float, float] | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take over what earlier runs logged, so that the curve is whole."""
+        self._saved_at = self._step_at = time.monotonic()
+        self.points = [
+            Point(step=int(entry["step"]), loss=entry.get("loss"), eval_loss=entry.get("eval_loss"))
+            for entry in state.log_history
+            if "loss" in entry or "eval_loss" in entry
+        ]
+        self._tell(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Measure the step, and ask for a checkpoint when it is due."""
+        now = time.monotonic()
+        took, self._step_at = now - self._step_at, now
+        self._step_s = took if self._step_s is None else (1 - MOVING) * self._step_s + MOVING * took
+        is_last = state.global_step >= state.max_steps
+        if self.stop or (now - self._saved_at >= self.checkpoint_s and not is_last):
+            control.should_save = True
+        if self.stop and not is_last:
+            control.should_training_stop = True
+        self._tell(state)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+        logs: Mapping[str, Any] | None = None, **_: Any,
+    ) -> None:  # fmt: skip
+        """Note losses; a loss that is no number ends the training."""
+        logs = logs or {}
+        if not state.is_world_process_zero:
+            return
+        if "loss" in logs or "eval_loss" in logs:
+            self._loss = logs.get("loss", self._loss)
+            self._eval_loss = logs.get("eval_loss", self._eval_loss)
+            self.points.append(Point(step=state.global_step, loss=logs.get("loss"), eval_loss=logs.get("eval_loss")))
+        self._note_speed(logs)
+        loss = logs.get("loss")
+        if isinstance(loss, float) and not math.isfinite(loss):
+            what = f"The loss is {loss} at step {state.global_step}."
+            step = "Lower TrainingArguments.learning_rate, or set max_grad_norm."
+            raise Failed(REASON_TUNING_DIVERGED, what, step)
+        self._tell(state)
+
+    def _note_speed(self, logs: Mapping[str, Any]) -> None:
+        tokens, now = logs.get("num_tokens"), time.monotonic()
+        if tokens is None:
+            return
+        if self._began is None:
+            self._began = (float(tokens), now)
+        elif now > self._began[1]:
+            self.tokens_per_second = (float(tokens) - self._began[0]) / (now - self._began[1])
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Say that the checkpoint is whole."""
+        if state.is_world_process_zero:
+            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        self._saved_at = self._step_at = time.monotonic()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """An evaluation is no part of the next step's time."""
+        self._step_at = time.monotonic()
+
+    def _tell(self, state: TrainerState) -> None:
+        if not state.is_world_process_zero:
+            return
+        left = state.max_steps - state.global_step
+        peak = torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else None
+        progress = TuneProgress(
+            phase="Training",
+            step=state.global_step,
+            steps=state.max_steps,
+            epoch=round(state.epoch, 3) if state.epoch is not None else None,
+            loss=self._loss,
+            eval_loss=self._eval_loss,
+            tokens_per_second=round(self.tokens_per_second, 1) if self.tokens_per_second else None,
+            eta_s=round(left * self._step_s) if self._step_s is not None else None,
+            gpu_memory_gib=round(peak, 2) if peak is not None else None,
+            rows=self.rows,
+            note=" ".join(self.notes),
+        )
+        self.teller.tell(progress, now=left == 0)
+
+    @property
+    def losses(self) -> tuple[float | None, float | None]:
+        """The last loss and the last loss of the evaluation."""
+        return self._loss, self._eval_loss
+
+    def heed_signals(self) -> None:
+        """SIGTERM (a pod that is deleted, a spot machine that is taken back) writes a checkpoint and ends."""
+
+        def asked(number: int, frame: FrameType | None) -> None:
+            self.stop = True
+
+        signal.signal(signal.SIGTERM, asked)
+
+
+def build(
+    model: Any, tokenizer: Any, arguments: Arguments, *, job: Job, options: TrainingOptions, data: Split
+) -> SFTTrainer | DPOTrainer:
+    """The trainer, with the adapter on the model where one is trained."""
+    if options.is_quantized:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=arguments.gradient_checkpointing)
+    adapter = None
+    if job.method != "full":
+        layers = {name: type(module).__name__ for name, module in model.named_modules()}
+        output = next((n for n, m in model.named_modules() if m is model.get_output_embeddings()), None)
+        adapter = lora_config(options, derive(layers, output))
+    kind = DPOTrainer if hasattr(arguments, "beta") else SFTTrainer
+    return kind(
+        model=model,
+        args=arguments,
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
+        processing_class=tokenizer,
+        peft_config=adapter,
+    )
+
+
+def run(trainer: Any, watcher: Watcher, output_dir: Path) -> None:
+    """Train to the end, from the newest checkpoint if there is one; raises Stopped when asked to stop before."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watcher)
+    begun = newest(output_dir)
+    if begun is not None:
+        say(f"goes on from {begun.name}")
+    trainer.train(resume_from_checkpoint=str(begun) if begun is not None else None)
+    if watcher.stop and trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped
+    if trainer.eval_dataset is not None and watcher.losses[1] is None:
+        trainer.evaluate()

@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""A training that is killed again and again, beside one that is not: `python tuning_resume.py FOLDER MODEL KILLS`.
+
+The libraries are loaded once; every run is a fork of this process, killed without warning. Prints both final losses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from kaito.runtime.tune.checkpoints import checkpoints
+from kaito.runtime.tune.job import SENTINEL, Job, Summary, read, state_dir
+from kaito.runtime.tune.worker import main
+
+STEPS = 24
+
+
+def job_of(folder: Path, model: str, name: str) -> Path:
+    output = folder / name
+    output.mkdir()
+    job = Job(
+        workspace="w", model=model, model_id="kaito/demo-phi-3", method="lora", device="cpu",
+        training_config=str(folder / "training.yaml"), data_dir=str(folder / "data"), output_dir=str(output),
+        checkpoint_s=0.001,
+    )  # fmt: skip
+    file = folder / f"{name}.json"
+    file.write_text(job.model_dump_json())
+    return file
+
+
+def run(file: Path, kill_after: int | None, output: Path) -> bool:
+    """One run in a child; killed once it has reached so many checkpoints more, if asked. Whether it ended by itself."""
+    before = len_of(output)
+    child = os.fork()
+    if child == 0:
+        os._exit(main(["worker", str(file)]))
+    while kill_after is not None:
+        ended, _ = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return True
+        if len_of(output) >= before + kill_after:
+            time.sleep(random.random() * 0.05)
+            os.kill(child, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    _, status = os.waitpid(child, 0)
+    return os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+
+
+def len_of(output: Path) -> int:
+    """The step of the newest checkpoint, whole or not."""
+    return max((step for step, _ in checkpoints(output)), default=0)
+
+
+def losses(output: Path) -> tuple[float | None, float | None]:
+    found = read(state_dir(output) / "summary.json", Summary)
+    assert found is not None and found.steps == STEPS
+    return found.loss, found.eval_loss
+
+
+def compare(folder: Path, model: str, kills: int) -> None:
+    torch.set_num_threads(1)
+    random.seed(7)
+    whole, broken = (job_of(folder, model, name) for name in ("whole", "broken"))
+    assert run(whole, None, folder / "whole")
+    killed = 0
+    while not (folder / "broken" / SENTINEL).is_file():
+        if killed >= kills:
+            run(broken, None, folder / "broken")
+        else:
+            killed += not run(broken, 1, folder / "broken")
+    print(json.dumps({"killed": killed, "whole": losses(folder / "whole"), "broken": losses(folder / "broken")}))
+    shutil.rmtree(folder / "broken")
+
+
+if __name__ == "__main__":
+    compare(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
