@@ -223,6 +223,19 @@ def test_an_init_container_counts_only_if_it_needs_more() -> None:
     assert capacity.requests_of(made)["cpu"] == 3
 
 
+def test_a_placed_pod_is_summed_up_again_only_when_its_spec_has_changed() -> None:
+    placed = capacity.Placed()
+    made = pod(requests={"cpu": "1"}, nodeName="n1")
+    made["metadata"] |= {"uid": "u", "generation": 1}
+    ((node_name, first),) = placed.of([made])
+    assert (node_name, first["cpu"]) == ("n1", 1)
+    assert placed.of([made])[0][1] is first
+    resized = pod(requests={"cpu": "2"}, nodeName="n1")
+    resized["metadata"] |= {"uid": "u", "generation": 2}
+    assert placed.of([resized])[0][1]["cpu"] == 2
+    assert placed.of([]) == ()
+
+
 LIFE = nodelifecycle.controller(START)
 
 

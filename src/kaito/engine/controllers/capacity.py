@@ -74,17 +74,34 @@ def requests_of(p: Manifest) -> Requests:
     return {**total, "pods": Decimal(1)}
 
 
-def loads(nodes: Iterable[Manifest], placed: Iterable[Manifest]) -> dict[str, Load]:
-    """Each node's load from the pods that are on it."""
+class Placed:
+    """What the pods on nodes take. Each pod is summed up once, not in every round: there may be ten thousand."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, object], Requests] = {}
+
+    def of(self, pods: Iterable[Manifest]) -> tuple[tuple[str, Requests], ...]:
+        """The node and the requests of each pod; a pod that is not among them any more is forgotten."""
+        known, found = {}, []
+        for p in pods:
+            key = (p["metadata"]["uid"], p["metadata"].get("generation"))
+            known[key] = requests = self._known.get(key) or requests_of(p)
+            found.append((p["spec"]["nodeName"], requests))
+        self._known = known
+        return tuple(found)
+
+
+def loads(nodes: Iterable[Manifest], placed: Iterable[tuple[str, Requests]]) -> dict[str, Load]:
+    """Each node's load from what is placed on it."""
     room = {}
     for node in nodes:
         status = node.get("status") or {}
         allocatable = status.get("allocatable") or status.get("capacity") or {}
         room[node["metadata"]["name"]] = Load({name: quantity(text) for name, text in allocatable.items()}, {})
-    for p in placed:
-        load = room.get(p["spec"]["nodeName"])
+    for name, requests in placed:
+        load = room.get(name)
         if load is not None:
-            load.add(requests_of(p))
+            load.add(requests)
     return room
 
 

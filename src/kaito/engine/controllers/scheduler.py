@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from kaito.engine.controllers import pods as pod
 from kaito.engine.controllers.candidates import Candidates, form_of
-from kaito.engine.controllers.capacity import Load, Requests, loads, requests_of, short_of
+from kaito.engine.controllers.capacity import Load, Placed, Requests, loads, requests_of, short_of
 from kaito.engine.controllers.nodelifecycle import effective_taints
 from kaito.engine.controllers.selection import node_matches, tolerates
 from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, key_of, rfc3339
@@ -32,10 +33,10 @@ PATIENCE_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The pods that wait, the pods that take room, the nodes, and the claims of the waiting pods."""
+    """The pods that wait, what other pods take of which node, the nodes, and the claims of the waiting pods."""
 
     waiting: tuple[Manifest, ...]
-    placed: tuple[Manifest, ...]
+    placed: tuple[tuple[str, Requests], ...]
     nodes: tuple[Manifest, ...]
     claims: dict[Key, Manifest]
 
@@ -54,7 +55,7 @@ def controller() -> Controller[Observed]:
     return Controller(
         name=SCHEDULER,
         resource=NODES,
-        observe=observe,
+        observe=partial(observe, Placed()),
         plan=plan,
         watches=(
             Watch(NODES, lambda obj: [ROUND]),
@@ -81,7 +82,7 @@ def is_waiting(p: Manifest) -> bool:
     )
 
 
-def observe(reader: Reader, key: Key) -> Observed | None:
+def observe(placed: Placed, reader: Reader, key: Key) -> Observed | None:
     """Everything that a round needs; None for the keys of nodes and when no pod waits."""
     if key != ROUND:
         return None
@@ -97,7 +98,7 @@ def observe(reader: Reader, key: Key) -> Observed | None:
                 claims[key_of(claim)] = claim
     return Observed(
         waiting=tuple(sorted(waiting, key=_queue_order)),
-        placed=tuple(p for p in every if p["spec"].get("nodeName") and not pod.is_finished(p)),
+        placed=placed.of(p for p in every if p["spec"].get("nodeName") and not pod.is_finished(p)),
         nodes=tuple(reader.list(NODES)),
         claims=claims,
     )
