@@ -222,7 +222,7 @@ async def test_a_new_authority_is_taken_over_and_told_to_the_api_server() -> Non
 
 
 async def turned(clock: VirtualClock, seconds: float) -> None:
-    await clock.advance(seconds)
+    await clock.jump(seconds)
     await asyncio.sleep(0.05)
 
 

@@ -74,3 +74,12 @@ class VirtualClock:
             await asyncio.sleep(0)
         self._elapsed = end
         await asyncio.sleep(0)
+
+    async def jump(self, seconds: float) -> None:
+        """Move the time on in one step, as a machine does that was asleep: who slept wakes once, and late."""
+        self._elapsed += seconds
+        while self._sleepers and self._sleepers[0][0] <= self._elapsed:
+            future = heapq.heappop(self._sleepers)[2]
+            if not future.done():
+                future.set_result(None)
+        await asyncio.sleep(0)
