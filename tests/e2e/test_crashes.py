@@ -39,7 +39,7 @@ inference:
 PARTS = {
     "front": "kaito-runtime serve",
     "guard": "guard.py",
-    "model server": "-m transformers.cli.transformers serve",
+    "model server": "-m kaito.runtime.textgen",
     "shim": "shim.py",
 }
 CONTROL_PLANE = ("engine", "operator", "supervisor")

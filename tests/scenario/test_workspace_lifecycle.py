@@ -84,12 +84,6 @@ def test_an_example_becomes_ready_and_then_nothing_is_left_to_do(path: str) -> N
             names.REASON_INVALID_SPEC,
             "ACR_REPO_HERE.azurecr.io/ADAPTER_HERE:0.0.1 is no image reference",
         ),
-        (
-            "fine-tuning/kaito_workspace_tuning_phi_3.yaml",
-            names.JOB_STARTED,
-            names.REASON_NOT_SUPPORTED_HERE,
-            "Fine-tuning is not supported",
-        ),
     ],
 )
 def test_an_example_that_cannot_work_as_it_is_says_so_and_creates_nothing(

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kaito.cli import apply, chat, demo, get, install, logs, models, terminal, tune, up
+from kaito.cli import apply, chat, demo, get, install, lazy, logs, terminal, tune, up
 from kaito.cli.explain import explain
 from kaito.cli.failure import UserError
 from kaito.kube.errors import ApiError
@@ -45,7 +45,7 @@ def application() -> typer.Typer:
     ):
         app.command(command.__name__)(command)
     app.add_typer(tune.application(), name="tune")
-    app.add_typer(models.group())
+    app.add_typer(lazy.models())
     app.callback()(top)
     return app
 

@@ -54,7 +54,7 @@ class Application:
     async def answer(self, request: Request) -> Response:
         return Response(200, chunks=self._endless()) if request.path == "/stream" else Response(200, body=b"ok")
 
-    def settled(self, callback: Callable[[None], None]) -> None:
+    def settled(self, response: Response, callback: Callable[[None], None]) -> None:
         callback(None)
 
     async def _endless(self) -> AsyncIterator[bytes]:
