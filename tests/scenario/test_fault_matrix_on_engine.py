@@ -28,7 +28,8 @@ pytestmark = pytest.mark.slow
 WITHIN_S = 60.0
 ON_ENGINE = [fault for fault in POD_FAULTS if fault.status and fault.status.get("phase") != "Failed"]
 """The engine's own controllers remove pods that have failed, and make those that are missing."""
-SETTINGS = Settings(provisioner="byo", install_crds=True)
+SETTINGS = Settings(provisioner="byo", install_crds=True, namespace="default")
+"""The operator's Lease is in a namespace that an engine alone has."""
 
 
 @pytest.fixture(scope="module")

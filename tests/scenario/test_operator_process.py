@@ -44,6 +44,7 @@ class Operator:
             sys.executable, "-m", "kaito.operator", "--kubeconfig", str(engine.kubeconfig), "--provisioner", "local",
             "--install-crds", "--webhook-port", "0", "--webhook-url-host", "127.0.0.1", "--metrics-port", "0",
             "--runtime-image", "example.com/no-such-image:1",
+            "--namespace", "default",  # Where its Lease is: an engine alone has not the namespace of an installation.
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -41,7 +41,13 @@ PR_SET_PDEATHSIG = 1
 
 
 def follow_parent(number: signal.Signals) -> None:
-    """In a child before exec: get this signal when the parent dies, so that a restart finds nothing astray."""
+    """In a child before exec: get this signal when the parent dies, so that a restart finds nothing astray.
+
+    And be stopped by any signal until it has handlers of its own: what a script starts in the background inherits
+    SIGINT and SIGQUIT ignored, and an engine that is told to stop while it still loads would never hear of it.
+    """
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(ignored, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
