@@ -12,6 +12,7 @@ import click
 import pytest
 import typer.main
 import yaml
+from typer.core import TyperGroup
 
 from kaito.api.reference import page
 from kaito.catalog.page import page as models_page
@@ -55,8 +56,8 @@ def test_every_command_and_option_that_is_written_down_exists(line: str) -> None
     assert isinstance(group, click.Group) or hasattr(group, "commands")
     _, name, *rest = shlex.split(line)
     command = group.commands[name]
-    while rest and rest[0] in getattr(command, "commands", {}):
-        command = command.commands[rest.pop(0)]
+    while rest and isinstance(command, TyperGroup) and command.get_command(click.Context(command), rest[0]):
+        command = command.get_command(click.Context(command), rest.pop(0))
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in rest if word.startswith("-")} - known - {"--help"} == set()
 

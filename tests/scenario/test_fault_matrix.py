@@ -10,16 +10,21 @@ from typing import Any
 import pytest
 
 from kaito.api import names
+from kaito.api.contracts import Failure
 from kaito.api.meta import WORKSPACES
 from kaito.kube.manifest import Key, Manifest, condition_of, key_of
 from kaito.kube.resource import NODES, PODS, SERVICES, STATEFUL_SETS
 from kaito.operator.facts import catalogue_lookup
+from kaito.operator.faults.fault import Fault
 from kaito.operator.faults.table import FAULTS
+from kaito.operator.faults.tuning import TUNING
 from kaito.operator.provisioners.byo import BYO
 from kaito.operator.provisioners.nodeclaim import NODE_CLAIMS
 from kaito.operator.settings import Settings
+from kaito.operator.workspace import failures
 from kaito.operator.workspace.controller import workspace_controller
-from tests.builders import config_map, merged, node, workspace
+from kaito.runtime.failure import termination_message
+from tests.builders import config_map, container_status, merged, node, workspace
 from tests.scenario import test_node_orders as ordered
 from tests.scenario.faults import API_FAULTS, NODE_FAULTS, ORDER_FAULTS, POD_FAULTS, PodFault
 from tests.scenario.world import World, starting_kubelet, subject_of
@@ -217,9 +222,22 @@ def test_an_event_wakes_the_workspace_that_looks_at_what_it_is_about() -> None:
     assert list(watch.keys(made)) == []
 
 
+@pytest.mark.parametrize("fault", TUNING, ids=lambda fault: fault.reason)
+def test_what_a_tuning_pod_ended_with_is_told_in_its_words(fault: Fault) -> None:
+    said = Failure(reason=fault.reason, message=fault.what, next_step="Do that.")
+    ended = {"exitCode": 1, "reason": "Error", "message": termination_message(said)}
+    status = {"phase": "Failed", "containerStatuses": [container_status(state={"terminated": ended})]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tuned-x", "namespace": "default"}, "status": status}
+    cause = failures.cause_of([pod])
+    assert cause is not None
+    assert (cause.reason, cause.condition) == (fault.reason, fault.reason)
+    assert (cause.evidence.rstrip("."), cause.step) == (fault.what, "Do that.")
+
+
 def test_every_row_of_the_table_is_injected() -> None:
     injected = {fault.reason for fault in POD_FAULTS}
     injected |= {reason for rows in (NODE_FAULTS, API_FAULTS, ORDER_FAULTS) for reason, _ in rows}
+    injected |= {fault.reason for fault in TUNING}
     elsewhere = {
         names.REASON_NODE_RECLAIMED, names.REASON_NODE_LEAVING, names.REASON_NODES_MISSING, names.REASON_GPU_TOO_SMALL,
         names.REASON_UNKNOWN_PRESET, names.REASON_INVALID_SPEC, names.REASON_CONFIG_MISSING,
