@@ -37,7 +37,6 @@ TOKEN_LIMITS: Final = (
     "max_sequence_length",
     "model_max_length",
 )
-ATTENDING: Final = frozenset({"full_attention", "attention", "hybrid", "*", "global", "full"})
 SLIDING: Final = frozenset({"sliding_attention", "sliding", "local", "sliding_window"})
 CHUNKED: Final = frozenset({"chunked_attention"})
 STATES: Final = frozenset({"linear_attention", "mamba", "mamba2", "conv", "M", "recurrent"})

@@ -102,7 +102,6 @@ class Settings:
 
 
 _FLAGS = tuple(field for field in fields(Settings) if field.name != "timing")
-_TIMES = fields(Timing)
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "aks": ("cluster", "subscription", "resource_group"),
     "aws": ("cluster", "region", "instance_profile"),

@@ -19,7 +19,6 @@ from kaito.engine.stream import LogOptions, NodeError, Session, Streams
 from kaito.kube.manifest import Manifest
 
 ATTACHED_MARK = "attached"
-START_WAIT_S = 0.05
 
 
 class NodeStreams:

@@ -31,7 +31,6 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 """Formats whose loading can run code."""
 WEIGHTS = frozenset({".safetensors", ".gguf", ".onnx", *PICKLES})
 DOCS = frozenset({".md", ".txt", ".pdf", ".rst"})
-SAFETENSORS = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 GIB = 1024**3
-BYTES_OF_NF4 = 0.56
-"""A weight in NF4 with its share of the doubly compressed scales."""
 BYTES_OF_ADAM = 8
 BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-FLOPS_OF_TOKEN = 6
-"""Of each parameter: forward, and twice that backward; a frozen parameter takes four."""
 
 
 @dataclass(frozen=True, slots=True)
