@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""For every test: the order in which files are handed to the workers, and what a failed test's processes wrote."""
+"""For every test: the profile of hypothesis, the order of files, and what a failed test's processes wrote."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("kaito", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kaito")  # No test may fail for the sake of a busy machine.
 
 LAST = ("e2e", "contract", "scenario")
 """Folders in the order of their longest files, after everything that takes seconds: a small mistake shows at once, and

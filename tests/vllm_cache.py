@@ -87,6 +87,7 @@ def planned(config: VllmConfig, available: int) -> dict[str, Any]:
         "max_model_len": config.model_config.max_model_len,
         "block_size": config.cache_config.block_size,
         "in_flight": config.max_in_flight_tokens,
+        "state_dtype": config.cache_config.mamba_ssm_cache_dtype,
         "groups": [
             f"{type(group.kv_cache_spec).__name__} x{len(group.layer_names)}" for group in cache.kv_cache_groups
         ],

@@ -49,6 +49,9 @@ def our_cache(name: str, answer: dict[str, Any]) -> Cache:
     """Ours, with the numbers that are the device's and not the model's."""
     shape = facts_of("a/b", SMALL[name]).shape
     assert shape is not None
+    if answer["state_dtype"] == "float32":  # What vLLM resets it to on processors with AVX512-BF16.
+        layers = tuple(one.model_copy(update={"state_bytes": 4}) for one in shape.state_layers)
+        shape = shape.model_copy(update={"state_layers": layers})
     # With states vLLM has raised the block size itself, which is ours to find out too.
     device_block = 16 if any(layers.latent for layers in shape.attending) else 128
     return cache_of(shape, block_tokens=device_block, in_flight=answer["in_flight"])

@@ -364,7 +364,7 @@ stage = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.lists(stage, max_size=4), text, text, st.booleans()), max_size=5),
     text | st.text(max_size=20),

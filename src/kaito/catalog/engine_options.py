@@ -65,11 +65,6 @@ TRANSFORMERS: dict[str, Option] = {
 }
 
 
-def vllm_version() -> str:
-    """The version of vLLM that the table was written from."""
-    return _vllm().version
-
-
 def options_of(engine: Engine) -> Mapping[str, Option]:
     """The engine's options by name, with dashes."""
     return _vllm().options if engine == "vllm" else TRANSFORMERS

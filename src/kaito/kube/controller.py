@@ -81,8 +81,6 @@ class Stats:
     queue_depth: int = 0
     wait_s: float = 0.0
     """Seconds that keys have waited for a worker, summed up."""
-    work_s: float = 0.0
-    """Seconds that workers have spent on keys, summed up."""
     work: Histogram = field(default_factory=lambda: Histogram(WORK_BUCKETS_S))
     """The same by how long it took."""
 
@@ -178,7 +176,6 @@ class Loop:
                 took_s = self._clock.monotonic() - started
                 self.stats.reconciles += 1
                 self.stats.wait_s += waited_s
-                self.stats.work_s += took_s
                 self.stats.work.add(took_s)
 
     async def wind_down(self) -> None:

@@ -8,16 +8,14 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaito.api.versions import V1ALPHA1_INSTANCE_TYPE, UnservedVersion, converted, to_v1alpha1, to_v1beta1
 from kaito.api.workspace import Workspace
 
 # The same cases on every machine, however slow it is.
-STEADY = settings(
-    derandomize=True, deadline=None, database=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+STEADY = settings(derandomize=True, database=None, max_examples=60)
 WORDS = st.text(st.characters(codec="ascii", categories=["Ll", "Nd"]), min_size=1, max_size=8)
 LABELS = st.dictionaries(WORDS, WORDS, max_size=3)
 OPEN = st.dictionaries(WORDS, st.one_of(st.none(), st.integers(), WORDS, st.lists(WORDS), LABELS), max_size=3)

@@ -324,7 +324,7 @@ async def run(seed: int, count: int) -> None:
         await session.check_watch(path)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 60))
 def test_whatever_is_thrown_at_it_nothing_breaks_and_nothing_is_lost(seed: int, count: int) -> None:
     asyncio.run(run(seed, count))

@@ -250,7 +250,7 @@ part = st.sampled_from(["resource", "inference", "tuning"])
 inner_part = st.sampled_from(["preset", "template", "config", "adapters", "labelSelector", "count", "conditions"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(part, inner_part, junk)
 def test_the_plan_is_total(outer: str, inner: str, value: Any) -> None:
     plan = planned(merged(workspace(), {outer: {inner: value}}), node())

@@ -29,6 +29,7 @@ from kaito.engine.objects.subresources import Subresources
 from kaito.engine.storage.events import NotStored
 from kaito.engine.storage.store import Settled, Store
 from kaito.engine.turns import Turns
+from kaito.engine.wire.asgi import Receive, Send
 from kaito.engine.wire.negotiate import accepts_aggregated, negotiate
 from kaito.engine.wire.requests import (
     ANONYMOUS,
@@ -43,7 +44,6 @@ from kaito.engine.wire.requests import (
     text_response,
 )
 from kaito.engine.wire.status import StatusError, internal, method_not_allowed, not_found, unauthorized, unknown_path
-from kaito.engine.wire.streaming import Receive, Send
 from kaito.kube.clock import Clock
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ from kaito.engine.http import portforward
 from kaito.engine.http.listener import SPELLED_AS_TOKEN
 from kaito.engine.objects.podaccess import PodAccess, SessionRequest, node_refusal
 from kaito.engine.stream import NodeError, Session
+from kaito.engine.wire.asgi import Receive, Send
 from kaito.engine.wire.requests import Request, Target
 from kaito.engine.wire.spdy import SpdyError
 from kaito.engine.wire.status import StatusError, bad_request
-from kaito.engine.wire.streaming import Receive, Send
 from kaito.kube.manifest import Manifest
 
 log = logging.getLogger(__name__)

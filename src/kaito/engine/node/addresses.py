@@ -18,7 +18,6 @@ from pathlib import Path
 POD_NETWORK = ipaddress.IPv4Network("127.64.0.0/11")
 SERVICE_NETWORK = ipaddress.IPv4Network("127.96.0.0/11")
 SHARE_PREFIX = 18
-SHARED_ADDRESS = "127.0.0.1"
 
 
 def _digest(text: str) -> int:

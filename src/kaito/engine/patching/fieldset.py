@@ -108,14 +108,6 @@ def printed(key: str) -> str:
     return _printed(key)
 
 
-def of_path(*names: str) -> FieldSet:
-    """The set that holds one path of named fields."""
-    out: FieldSet = {}
-    for name in reversed(names):
-        out = {f"f:{name}": out}
-    return out
-
-
 def without(fields: FieldSet, path: tuple[str, ...]) -> FieldSet:
     """The set without everything at and below a path of named fields."""
     key = f"f:{path[0]}"

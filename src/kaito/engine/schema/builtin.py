@@ -24,7 +24,6 @@ RELEASE: Final = "v1.36.0"
 _PREFIX: Final = "#/$defs/"
 OBJECT_META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 _DELETE_OPTIONS: Final = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"
-_SCALE: Final = "io.k8s.api.autoscaling.v1.Scale"
 
 _POD: Final[Manifest] = {"metadata": {}, "spec": {"containers": None}}
 _WORKLOAD: Final[Manifest] = {"selector": None, "template": _POD}

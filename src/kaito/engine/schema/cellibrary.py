@@ -125,10 +125,6 @@ def _compared(left: Opaque, right: Opaque) -> int:
 # URLs and patterns
 
 
-def _query(parts: Any) -> dict[str, list[str]]:
-    return parse_qs(parts.query, keep_blank_values=True)
-
-
 def _pattern(text: str) -> Any:
     try:
         return re2.compile(text)

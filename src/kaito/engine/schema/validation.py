@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from kaito.engine.schema import syntax
 from kaito.engine.schema import validation_core as core
@@ -196,9 +196,3 @@ def validate_metadata_update(obj: Manifest, old: Manifest) -> list[FieldError]:
 def validate_status_update(obj: Manifest, old: Manifest) -> list[FieldError]:
     """What is wrong with a write of the status subresource of a built-in kind: only its metadata is judged."""
     return validate_metadata_update(obj, old)
-
-
-def validate_scale(obj: Manifest) -> list[FieldError]:
-    """What is wrong with an autoscaling/v1 Scale."""
-    replicas: Any = (obj.get("spec") or {}).get("replicas", 0)
-    return [invalid("spec.replicas", replicas, "must be greater than or equal to 0")] if replicas < 0 else []

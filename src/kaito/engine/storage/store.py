@@ -88,10 +88,6 @@ class Store:
         """How many objects the collection holds."""
         return sum(len(records) for records in self._collections.get(collection, {}).values())
 
-    def collections(self) -> list[str]:
-        """The collections that hold, or once held, an object."""
-        return sorted(self._collections)
-
     def scan_at(self, collection: str, namespace: str | None, revision: int) -> list[Record]:
         """The collection as it was at a revision. Raises Compacted when that is too long ago, and NotStored."""
         self.commit()  # the ring has to be as new as the records
