@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 # On a Linux machine without an NVIDIA GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves some gigabytes.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c requirements/lock.txt
 TESTS ?= tests
-# Two or more files of tests at a time; each model server takes about a gigabyte, hence no more than four.
-WORKERS ?= logical
+# One file of tests more than there are cores, for tests wait about half of their time; each model server takes about a
+# gigabyte, hence no more than four.
+WORKERS ?= $(shell echo $$(( $$(nproc) + 1 )))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test check unit e2e bench lock generate clean

@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -99,6 +99,12 @@ def tls(engine: EngineProcess) -> tuple[ssl.SSLContext, str]:
     return context, f"Host: 127.0.0.1\r\nAuthorization: Bearer {config.token}\r\n"
 
 
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 async def test_clients_that_dawdle_keep_nobody_else_waiting(engine: EngineProcess, client: Client) -> None:
     context, head = tls(engine)
     begun = (
@@ -109,7 +115,7 @@ async def test_clients_that_dawdle_keep_nobody_else_waiting(engine: EngineProces
     async with AsyncExitStack() as stack:
         for number in range(60):
             _, writer = await asyncio.open_connection("127.0.0.1", engine.port, ssl=context)
-            stack.callback(writer.close)
+            stack.push_async_callback(hang_up, writer)
             writer.write(begun[number % len(begun)].encode())
             await writer.drain()
         for number in range(20):
