@@ -25,8 +25,9 @@ from pathlib import Path
 from tests.e2e.machine import REPOSITORY, Machine
 from tests.engine_process import EngineProcess
 
-from benchmarks import engine_load, front, idle, operator_scale, provisioner, scale, serving
+from benchmarks import engine_load, front, gpu, idle, operator_scale, provisioner, scale, serving
 from kaito.api.kinds import WORKSPACES
+from kaito.engine.node.machine import find_gpus
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
 from kaito.kube.resource import STATEFUL_SETS
@@ -125,7 +126,6 @@ def first_answers(folder: Path) -> list[Row]:
     demo_model(cache / "kaito" / "models", {"XDG_CACHE_HOME": str(cache)})
     built_s = time.monotonic() - began
     machine = Machine(folder / "machine", cache=cache)
-    machine.folder.mkdir()
     machine.up()
     try:
         return [
@@ -174,6 +174,24 @@ def model_servers(folder: Path) -> list[Row]:
     rows.append(
         Row("first token after a cold start: added to vLLM's", "s", serving.added_start_s(folder, weights), 1.5)
     )
+    return rows
+
+
+def on_a_gpu(folder: Path) -> list[Row]:
+    """The first NVIDIA GPU; without one there is nothing to measure."""
+    demo_model(folder / "demo", {})
+    found = gpu.measure(folder, folder / "demo" / "kaito" / "demo-phi-3")
+    rows = []
+    for streams in serving.STREAMS:
+        rows += [
+            Row(f"transformers, 1.1 B parameters, {streams} streams", "tokens/s", found.tokens_per_s[streams]),
+            Row(f"the same: median of the times to the first token, {streams} streams", "ms", found.first_ms[streams]),
+        ]
+    for method, speed in found.trained_per_s.items():
+        rows += [
+            Row(f"{method} of the same model", "tokens/s", [speed]),
+            Row(f"{method}: largest memory over its estimate", "×", [found.peak_share[method]], 1),
+        ]
     return rows
 
 
@@ -265,6 +283,7 @@ GROUPS: Mapping[str, Callable[[Path], list[Row]]] = {
     "idle": idle_costs,
     "provisioner": provisioning,
     "operator-scale": operator_at_scale,
+    "gpu": on_a_gpu,
 }
 """Every table, in the order in which they stand."""
 
@@ -273,9 +292,10 @@ def table(name: str) -> str:
     """Measure a group; its table."""
     with tempfile.TemporaryDirectory() as folder:
         rows = GROUPS[name](Path(folder))
-    where = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    gpus = ", ".join(one.product for one in find_gpus()) or "no GPU"
+    where = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {gpus}"
     lines = [
-        f"Measured {datetime.now(UTC):%Y-%m-%d} on {where}, no GPU.",
+        f"Measured {datetime.now(UTC):%Y-%m-%d} on {where}.",
         "",
         "| what | median | spread | tries | target | kept |",
         "|---|---|---|---|---|---|",
@@ -294,7 +314,7 @@ def with_table(readme: str, name: str, content: str) -> str:
 
 def main() -> int:
     """Measure the groups that are named, or all; the exit code."""
-    names = sys.argv[1:] or list(GROUPS)
+    names = sys.argv[1:] or [name for name in GROUPS if name != "gpu" or find_gpus()]
     unknown = [name for name in names if name not in GROUPS]
     if unknown:
         print(f"{unknown[0]} is no group of rows: choose from {', '.join(GROUPS)}.", file=sys.stderr)
