@@ -81,12 +81,12 @@ async def _streams(url: str, found: Found, rounds: int) -> None:
 
 
 def train(folder: Path, method: TuningMethod, model: str, found: Found) -> None:
-    """One training with the defaults for everything but the epochs."""
+    """One training with packing, and with as many rows at once as it finds to fit."""
     output = folder / method
     output.mkdir()
     config = output / "training.yaml"
     quantized = "  QuantizationConfig: {load_in_4bit: true, bnb_4bit_quant_type: nf4}\n" if method == "qlora" else ""
-    arguments = "  TrainingArguments: {num_train_epochs: 4, max_length: 1024}\n"
+    arguments = "  TrainingArguments: {num_train_epochs: 4, max_length: 1024, packing: true}\n"
     config.write_text(f"training_config:\n{arguments}{quantized}")
     job = Job(
         workspace="bench", model=model, model_id=NAME, method=method, device="cuda",

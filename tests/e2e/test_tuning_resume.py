@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """No work is lost: a training that is killed again and again ends where one ends that is not.
 
-How often is KAITO_TUNING_KILLS; twenty times take a minute or two more.
+How often is KAITO_TUNING_KILLS.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = os.environ.get("KAITO_TUNING_KILLS", "5")
+KILLS = os.environ.get("KAITO_TUNING_KILLS", "20")
 SCRIPT = Path(__file__).with_name("tuning_resume.py")
 CONFIG = """
 training_config:

@@ -225,8 +225,6 @@ _LORA = """\
     output_dir: /mnt/results
     ddp_find_unused_parameters: false
     save_strategy: "no"
-    per_device_train_batch_size: 1
-    gradient_accumulation_steps: 8
     packing: true
     assistant_only_loss: true
   DataCollator:

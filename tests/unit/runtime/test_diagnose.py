@@ -25,6 +25,7 @@ NOISE = ["INFO: Started server process [1]", "nanobind: leaked 4 instances!"]
         ),
         (2, "No such option: --colour", "UnknownEngineOption", "--colour"),
         (2, "api_server.py: error: argument --dtype: invalid choice: 'x'", "InferenceConfigInvalid", "--dtype"),
+        (1, "torch.AcceleratorError: CUDA error: out of memory", "GPUOutOfMemory", "GPU ran out of memory"),
         (1, "torch.OutOfMemoryError: CUDA out of memory. Tried", "GPUOutOfMemory", "GPU ran out of memory"),
         (1, "ValueError: No available memory for the cache blocks.", "KVCacheTooSmall", "KV cache"),
         (1, "ModuleNotFoundError: No module named 'flash_attn'", "InferenceEngineMissing", "flash_attn"),

@@ -45,7 +45,7 @@ LOG = (
           ("SafetensorError", "HeaderTooLarge", "checksum", "incomplete", "truncated", "UnpicklingError"), WEIGHTS),
     Fault(names.REASON_CUDA_MEMORY, "log", "The GPU ran out of memory",
           "Use a smaller max-model-len, a lower gpu-memory-utilization, or bigger or more GPUs.",
-          ("CUDA out of memory", "OutOfMemoryError", "GPU ran out of memory", "HIP out of memory"), ENGINE),
+          (r"CUDA (error: )?out of memory", "OutOfMemoryError", "GPU ran out of memory", "HIP out of memory"), ENGINE),
     Fault(names.REASON_KV_CACHE, "log", "The model leaves too little GPU memory for its KV cache",
           "Use a smaller max-model-len, or bigger or more GPUs.",
           ("No available memory for the cache", "too little memory for its KV cache", "stored in KV cache",

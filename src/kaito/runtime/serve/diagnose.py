@@ -61,7 +61,7 @@ RULES: tuple[tuple[str, str, str, str], ...] = (
     (r"error: argument (?P<what>.+)", REASON_CONFIG_INVALID, "The engine refuses the option {what}.", CONFIG_FIX),
     (r"Invalid value for (?P<what>.+)", REASON_CONFIG_INVALID, "The engine refuses the option {what}.", CONFIG_FIX),
     (
-        r"CUDA out of memory|torch\.(?:cuda\.)?OutOfMemoryError|HIP out of memory",
+        r"CUDA (?:error: )?out of memory|torch\.(?:cuda\.)?OutOfMemoryError|HIP out of memory",
         REASON_CUDA_MEMORY,
         "The GPU ran out of memory.",
         GPU_MEMORY_FIX,

@@ -25,7 +25,11 @@ from kaito.runtime.tune.options import bad, unknown_key
 
 KEPT_CHECKPOINTS = 2
 """One that is whole stays while the next is written."""
+MICRO_BATCH = "per_device_train_batch_size"
+ACCUMULATION = "gradient_accumulation_steps"
 Arguments: TypeAlias = SFTConfig | DPOConfig
+BATCH = 8
+"""Rows for each step of the optimizer where nothing is said, as the library has it."""
 OLD_KEYS = frozenset({"evaluation_strategy", "no_cuda", "overwrite_output_dir", "group_by_length", "use_mps_device"})
 """Keys of earlier releases of the library that KAITO's examples may still hold."""
 RENAMED = {"evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu", "max_seq_length": "max_length"}
@@ -41,7 +45,7 @@ def training_arguments(job: Job, options: TrainingOptions, *, preference: bool, 
             raise unknown_key(key, "TrainingArguments", known)
         values.pop(key)
     merged = {**_defaults(job, options, values, context), **values, **_fixed(job, values)}
-    if job.batch_divisor > 1:
+    if job.batch_divisor > 1 and MICRO_BATCH in merged:
         merged |= _smaller(merged, job.batch_divisor)
     return _parsed(kind, merged)
 
@@ -55,6 +59,8 @@ def _defaults(job: Job, options: TrainingOptions, given: Mapping[str, Any], cont
     if not {"bf16", "fp16"} & set(given):
         is_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         chosen |= {"bf16": is_bf16, "fp16": on_gpu and not is_bf16}
+    if not on_gpu and not {MICRO_BATCH, ACCUMULATION} & set(given):
+        chosen |= {MICRO_BATCH: 1, ACCUMULATION: BATCH}  # A CPU gains nothing from more rows at once.
     if job.method != "full" and "learning_rate" not in given:
         chosen["learning_rate"] = 2e-4
     return chosen
@@ -88,10 +94,10 @@ def _cpu_optimizer(given: Mapping[str, Any]) -> str:
 
 def _smaller(merged: Mapping[str, Any], divisor: int) -> dict[str, Any]:
     """A smaller micro batch with more accumulation: the same batch for the optimizer."""
-    batch = int(merged.get("per_device_train_batch_size", 8))
+    batch = int(merged[MICRO_BATCH])
     smaller = max(1, batch // divisor)
-    steps = int(merged.get("gradient_accumulation_steps", 1)) * (batch // smaller)
-    return {"per_device_train_batch_size": smaller, "gradient_accumulation_steps": steps}
+    steps = int(merged.get(ACCUMULATION, 1)) * (batch // smaller)
+    return {MICRO_BATCH: smaller, ACCUMULATION: steps}
 
 
 def _parsed(kind: type[Arguments], values: Mapping[str, Any]) -> Arguments:

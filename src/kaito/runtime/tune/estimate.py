@@ -80,6 +80,14 @@ def memory_gib(shape: Shape, *, batch: int, length: int) -> float:
     return (weights + trained + activations + widest + logits) / GIB
 
 
+def micro_batch(shape: Shape, *, batch: int, length: int, free_gib: float) -> int:
+    """The most rows that fit the GPU at once, at least one: a divisor of the optimizer's batch, so that it stays."""
+    fitting = (
+        n for n in range(batch, 1, -1) if batch % n == 0 and memory_gib(shape, batch=n, length=length) <= free_gib
+    )
+    return next(fitting, 1)
+
+
 def hours(tokens: int, shape: Shape, *, epochs: float, flops: float) -> float:
     """Time to train, on hardware that computes so many operations a second."""
     work = tokens * epochs * (4 * shape.parameters + 2 * shape.trained)

@@ -27,7 +27,7 @@ from kaito.api.names import REASON_DISK_FULL, REASON_TUNING_MEMORY
 from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune import base, check, estimate, prepare, survey
-from kaito.runtime.tune.arguments import Arguments, check_collator, lora_config, training_arguments
+from kaito.runtime.tune.arguments import MICRO_BATCH, Arguments, check_collator, lora_config, training_arguments
 from kaito.runtime.tune.encoding import Encoder
 from kaito.runtime.tune.job import FAILED, FAILURE, OUT_OF_MEMORY, SENTINEL, STOPPED, Job, Summary, state_dir, write
 from kaito.runtime.tune.options import read_options
@@ -37,6 +37,8 @@ from kaito.runtime.tune.train import Stopped, Watcher, build, run
 
 GIB = 1024**3
 LEAST_SPACE_BYTES = 64 << 20
+FILLED = 0.8
+"""Of the GPU's free memory, what the estimate of a training may take: the rest is for what it does not foresee."""
 
 
 def main(argv: list[str]) -> int:
@@ -89,7 +91,7 @@ def work(job: Job, teller: Teller) -> None:
     notes = notes_of(found, job)
     data = split_of(job, options, arguments, found=found, tokenizer=tokenizer, notes=notes, teller=teller)
     model = base.load_model(job, options, config)
-    check_memory(job, arguments, model)
+    fit_memory(job, options, arguments, model)
     watcher = Watcher(teller, job.checkpoint_s, rows=data.prepared.rows, notes=notes)
     watcher.heed_signals()
     trainer = build(model, tokenizer, without_preparation(arguments), job=job, options=options, data=data)
@@ -154,11 +156,34 @@ def check_space(output: Path) -> None:
         raise disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output)))
 
 
-def check_memory(job: Job, arguments: Arguments, model: Any) -> None:
-    """Say what the training will take of the GPU; raises Failed when the weights alone leave no room."""
+def fit_memory(job: Job, options: TrainingOptions, arguments: Arguments, model: Any) -> None:
+    """Say what the training will take. On a GPU, as many rows at once as fit it, where the configuration leaves that
+    open; raises Failed when the weights alone leave no room."""
+    shape = shape_of(job, arguments, model)
+    length = arguments.max_length or 1024
+    if job.device == "cuda":
+        free, total = (size / GIB for size in torch.cuda.mem_get_info())
+        free += torch.cuda.memory_allocated() / GIB
+        least = estimate.memory_gib(shape, batch=1, length=min(length, 256))
+        if least > free:
+            what = f"{job.model_id} with method {job.method} needs at least {least:.1f} GiB"
+            what = f"{what}, and the GPU has {total:.1f}."
+            raise Failed(REASON_TUNING_MEMORY, what, "Use qlora, or a GPU with more memory.")
+        if MICRO_BATCH not in options.training:
+            batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+            rows = estimate.micro_batch(shape, batch=batch, length=length, free_gib=free * FILLED)
+            arguments.per_device_train_batch_size = max(1, rows // job.batch_divisor)
+            arguments.gradient_accumulation_steps = batch // arguments.per_device_train_batch_size
+    rows = arguments.per_device_train_batch_size
+    needed = estimate.memory_gib(shape, batch=rows, length=length)
+    say(f"an estimated {needed:.2f} GiB for a micro batch of {rows} x {length} tokens")
+
+
+def shape_of(job: Job, arguments: Arguments, model: Any) -> estimate.Shape:
+    """What the memory of the training depends on."""
     sized = model.get_text_config() if hasattr(model, "get_text_config") else model.config
     parameters = model.num_parameters()
-    shape = estimate.Shape(
+    return estimate.Shape(
         parameters=parameters,
         trained=parameters if job.method == "full" else parameters // 100,
         hidden=getattr(sized, "hidden_size", 4096),
@@ -167,17 +192,6 @@ def check_memory(job: Job, arguments: Arguments, model: Any) -> None:
         weight_bytes=model.get_memory_footprint() / max(1, parameters),
         is_checkpointed=bool(arguments.gradient_checkpointing),
     )
-    length = arguments.max_length or 1024
-    needed = estimate.memory_gib(shape, batch=arguments.per_device_train_batch_size, length=length)
-    say(f"an estimated {needed:.2f} GiB for a micro batch of {arguments.per_device_train_batch_size} x {length} tokens")
-    if job.device != "cuda":
-        return
-    free, total = torch.cuda.mem_get_info()
-    least = estimate.memory_gib(shape, batch=1, length=min(length, 256))
-    if least > (free + torch.cuda.memory_allocated()) / GIB:
-        what = f"{job.model_id} with method {job.method} needs at least {least:.1f} GiB"
-        what = f"{what}, and the GPU has {total / GIB:.1f}."
-        raise Failed(REASON_TUNING_MEMORY, what, "Use qlora, or a GPU with more memory.")
 
 
 def summary_of(trainer: Any, watcher: Watcher, prepared: prepare.Prepared, *, seconds: float) -> Summary:

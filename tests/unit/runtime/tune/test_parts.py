@@ -18,7 +18,7 @@ from kaito.runtime.artifacts.transport import Transport
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune.checkpoints import mark_whole, newest, remove_all
 from kaito.runtime.tune.curve import svg
-from kaito.runtime.tune.estimate import Shape, Tokens, memory_gib, padding_share
+from kaito.runtime.tune.estimate import Shape, Tokens, memory_gib, micro_batch, padding_share
 from kaito.runtime.tune.job import Point
 from kaito.runtime.tune.progress import Teller
 from kaito.runtime.tune.targets import derive
@@ -56,6 +56,13 @@ def test_estimates_grow_with_what_they_are_of() -> None:
     assert (tokens.total, round(tokens.truncated, 2)) == (103_000, 0.33)
     assert sum(count for _, count in tokens.histogram()) == 3
     assert padding_share((10, 90), 2, None) == pytest.approx(1 - 100 / 180)
+
+
+def test_as_many_rows_at_once_as_fit_and_divide_the_batch() -> None:
+    phi = Shape(3_800_000_000, 12_000_000, 3072, 32, 32064, weight_bytes=0.56)
+    room = memory_gib(phi, batch=5, length=1024)
+    assert [micro_batch(phi, batch=batch, length=1024, free_gib=room) for batch in (4, 8, 12, 7, 1)] == [4, 4, 4, 1, 1]
+    assert micro_batch(phi, batch=8, length=1024, free_gib=1) == 1
 
 
 def test_the_curve_is_a_drawing() -> None:
