@@ -21,9 +21,16 @@ from kaito.api import nodeclaims as names
 from kaito.api.kinds import WORKSPACES
 from kaito.kube.client import Client
 from kaito.kube.config import load_kubeconfig
-from kaito.kube.errors import AlreadyExists, NotFound
+from kaito.kube.errors import AlreadyExists, Invalid, NotFound
 from kaito.kube.manifest import Manifest, condition_of, is_true
-from kaito.kube.resource import CONFIG_MAPS, NODES, POD_DISRUPTION_BUDGETS, PODS
+from kaito.kube.resource import (
+    CONFIG_MAPS,
+    CUSTOM_RESOURCE_DEFINITIONS,
+    EVENTS,
+    NODES,
+    POD_DISRUPTION_BUDGETS,
+    PODS,
+)
 from kaito.provisioner import errors
 from kaito.provisioner.app import run
 from kaito.provisioner.backends.engine import NAMESPACE, EngineBackend
@@ -74,6 +81,18 @@ def operator(engine: EngineProcess) -> Iterator[Operator]:
     running.start()
     yield running
     assert running.stop() == 0
+
+
+@contextlib.asynccontextmanager
+async def running(
+    engine: EngineProcess, settings: Settings, backend: EngineBackend | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
+    """A provisioner in this process."""
+    work = asyncio.create_task(run(settings, load_kubeconfig(engine.kubeconfig), backend=backend))
+    yield work
+    work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
 
 
 async def eventually(check: Callable[[], Awaitable[Any]], what: str) -> Any:
@@ -199,8 +218,76 @@ async def test_a_claim_that_cannot_be_filled_says_why_and_is_left_alone(
     before = (await client.get(names.NODE_CLAIMS, "odd"))["metadata"]["resourceVersion"]
     await asyncio.sleep(1.0)
     assert (await client.get(names.NODE_CLAIMS, "odd"))["metadata"]["resourceVersion"] == before
+    with pytest.raises(Invalid, match="spec is immutable"):
+        await client.patch(names.NODE_CLAIMS, "odd", "", {"spec": {"expireAfter": "1h"}})
     await client.delete(names.NODE_CLAIMS, "odd")
     await eventually(lambda: gone(client, "odd"), "the claim goes")
+
+
+async def test_a_dry_run_says_what_it_would_do_and_does_nothing(client: Client, engine: EngineProcess) -> None:
+    async with running(engine, replace(Settings(), install_crds=True, settle_s=0.5, dry_run=True)):
+        await eventually(lambda: ordered(client, "dry"), "the kind is there")
+
+        async def said() -> str:
+            found = await listed(client, EVENTS, "default")
+            return next((one["message"] for one in found if one["involvedObject"]["name"] == "dry"), "")
+
+        text = await eventually(said, "an event")
+        assert text.startswith(f"Dry run: would make a {TYPE}")
+        assert await machines(client) == []
+        assert not (await client.get(names.NODE_CLAIMS, "dry")).get("status")
+        await client.delete(names.NODE_CLAIMS, "dry")
+
+
+MACHINE_KIND = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "machines.karpenter.sh"},
+    "spec": {
+        "group": "karpenter.sh",
+        "scope": "Cluster",
+        "names": {"kind": "Machine", "plural": "machines"},
+        "versions": [
+            {
+                "name": "v1alpha5",
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+
+
+async def test_a_machine_of_older_clusters_gets_its_node_too(
+    client: Client, provisioner: subprocess.Popen[bytes]
+) -> None:
+    await client.create(CUSTOM_RESOURCE_DEFINITIONS, MACHINE_KIND)
+    wanted = claim_of("older", [TYPE])
+    old = {"requirements": wanted["spec"]["requirements"], "machineTemplateRef": {"name": "older"}}
+    machine = {**wanted, "apiVersion": "karpenter.sh/v1alpha5", "kind": "Machine", "spec": old}
+
+    async def is_made() -> bool:
+        await client.create(names.MACHINES, machine)
+        return True
+
+    await eventually(is_made, "the kind is served")
+
+    async def has_come() -> Manifest | None:
+        found = await client.get(names.MACHINES, "older")
+        return found if is_true(found, "Ready") else None
+
+    found = await eventually(has_come, "the node")
+    node = await client.get(NODES, found["status"]["nodeName"])
+    assert node["status"]["capacity"]["nvidia.com/gpu"] == "1"
+    await client.delete(names.MACHINES, "older")
+
+    async def is_gone() -> bool:
+        return not await listed(client, names.MACHINES) and not await listed(client, NODES)
+
+    await eventually(is_gone, "everything is given back")
+    await client.delete(CUSTOM_RESOURCE_DEFINITIONS, "machines.karpenter.sh")
 
 
 class FaultyBackend(EngineBackend):
@@ -261,8 +348,7 @@ async def test_with_a_fault_at_every_call_there_is_one_machine_and_in_the_end_no
     monkeypatch.setattr("kaito.provisioner.fleet._pause_s", lambda error, refusals: 0.1)
     backend = FaultyBackend(client)
     settings = replace(Settings(), install_crds=True, settle_s=0.5, workers=4)
-    work = asyncio.create_task(run(settings, load_kubeconfig(engine.kubeconfig), backend=backend))
-    try:
+    async with running(engine, settings, backend) as work:
         await eventually(lambda: ordered(client, "faulty"), "the kind is there")
         most = 0
 
@@ -279,7 +365,3 @@ async def test_with_a_fault_at_every_call_there_is_one_machine_and_in_the_end_no
         assert await machines(client) == []
         assert await listed(client, NODES) == []
         assert {name for name, left in backend.left.items() if left} == set()
-    finally:
-        work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await work

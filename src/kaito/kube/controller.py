@@ -22,7 +22,7 @@ from kaito.kube.cache import Cache, CacheReader
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.errors import ApiError, TooManyRequests, Unavailable
-from kaito.kube.manifest import Key, Manifest, key_of
+from kaito.kube.manifest import Key, Manifest, key_of, only
 from kaito.kube.plan import Controller, RetryLater, Terminal, Watch
 from kaito.kube.queue import WorkQueue
 from kaito.kube.resource import Resource
@@ -30,7 +30,7 @@ from kaito.kube.resource import Resource
 AnyController = Controller[Any]
 KeysOf = Callable[[Manifest], Iterable[Key]]
 """Which keys a change of an object wakes."""
-Source = tuple[Resource, str | None, str | None, bool]
+Source = tuple[Resource, str | None, str | None, bool, tuple[str, ...]]
 """What is listed and watched: a resource, a label selector, a field selector, and whether metadata is all of it."""
 
 SERVER_TROUBLE_MOST_S = 5.0
@@ -364,14 +364,15 @@ class Manager:
         return running
 
     def _cache(self, source: Source, manager: str, *, optional: bool) -> Cache:
-        resource, labels, fields, metadata_only = source
-        # Where the whole objects are kept anyway, their metadata need not be kept once more.
-        cache = self._caches.get((resource, labels, fields, False)) or self._caches.get(source)
+        resource, labels, fields, metadata_only, keeps = source
+        # Where the whole objects are kept anyway, parts of them need not be kept once more.
+        cache = self._caches.get((resource, labels, fields, False, ())) or self._caches.get(source)
         if cache is None:
             cache = Cache(
                 self._client,
                 *(resource, labels, fields),
                 metadata_only=metadata_only,
+                trim=only(keeps) if keeps else None,
                 clock=self._clock,
                 optional=optional,
             )
@@ -395,11 +396,11 @@ def _sources(controller: AnyController) -> list[Source]:
 
 
 def _own_source(controller: AnyController) -> Source:
-    return controller.resource, controller.label_selector, None, False
+    return controller.resource, controller.label_selector, None, False, ()
 
 
 def _source(watch: Watch) -> Source:
-    return watch.resource, watch.label_selector, watch.field_selector, watch.metadata_only
+    return watch.resource, watch.label_selector, watch.field_selector, watch.metadata_only, watch.keeps
 
 
 def _optional(controller: AnyController) -> set[Source]:

@@ -7,12 +7,13 @@ Pure and small: keys, owners, labels, conditions. Nothing here knows a particula
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 # A Kubernetes object as JSON has it. Kubernetes owns the schema, so the type is open (house style, "Types").
 Manifest = dict[str, Any]
+PARTS = ("spec", "status")
 
 
 class Key(NamedTuple):
@@ -110,6 +111,21 @@ def merged_conditions(current: Iterable[Manifest], wanted: Iterable[Manifest], n
         since = old["lastTransitionTime"] if same and old and old.get("lastTransitionTime") else rfc3339(now)
         merged.append({**condition, "lastTransitionTime": since})
     return merged
+
+
+def only(paths: Iterable[str]) -> Callable[[Manifest], Manifest]:
+    """Makes of an object its identity, its metadata and these fields of its `spec` and `status`, as `spec.nodeName`."""
+    fields = {part: tuple(path.partition(".")[2] for path in paths if path.startswith(f"{part}.")) for part in PARTS}
+
+    def kept(obj: Manifest) -> Manifest:
+        found: Manifest = {key: obj[key] for key in ("apiVersion", "kind", "metadata") if key in obj}
+        for part, names in fields.items():
+            whole = obj.get(part) or {}
+            if some := {name: whole[name] for name in names if name in whole}:
+                found[part] = some
+        return found
+
+    return kept
 
 
 def rfc3339(moment: datetime) -> str:

@@ -148,6 +148,9 @@ class Watch:
     """The server may not have the kind (yet): then there are no objects of it, and `Reader.serves` says so."""
     metadata_only: bool = False
     """The controller looks at nothing but metadata, so nothing else need be kept of the objects."""
+    keeps: tuple[str, ...] = ()
+    """The fields of `spec` and `status` that the controller looks at, as `spec.nodeName`; all when none is named.
+    Nothing else of the two is kept: a pod or a node of a real cluster has many kilobytes that nobody asks for."""
 
 
 def owner_keys(kind: str) -> Callable[[Manifest], Iterable[Key]]:

@@ -12,8 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from kaito.kube.manifest import Key, Manifest, controller_of, has_labels, key_of, labels_of
 
+_FIELD_SETS_MAX = 1024
 FieldSet = dict[str, Any]
 """A `fieldsV1` tree: `f:<field>`, `k:<keys>`, `v:<value>`, `.`."""
 
@@ -49,6 +52,8 @@ class Store:
         """The field managers whose applied field sets are kept."""
         self._objects: dict[Key, Manifest] = {}
         self._applied: dict[Key, dict[tuple[str, str], FieldSet]] = {}
+        self._field_sets: dict[bytes, FieldSet] = {}
+        """Those in `_applied` by their content: objects that one controller makes own the same fields."""
         self._by_namespace: dict[str, set[Key]] = {}
         self._by_owner: dict[str, set[Key]] = {}
         self._by_label: dict[tuple[str, str], set[Key]] = {}
@@ -121,7 +126,7 @@ class Store:
 
     def _keep_applied(self, key: Key, managed: Iterable[Manifest]) -> None:
         ours = {
-            (entry["manager"], entry.get("subresource", "")): entry.get("fieldsV1") or {}
+            (entry["manager"], entry.get("subresource", "")): self._shared(entry.get("fieldsV1") or {})
             for entry in managed
             if entry.get("operation") == "Apply" and entry.get("manager") in self.managers
         }
@@ -129,6 +134,11 @@ class Store:
             self._applied[key] = ours
         else:
             self._applied.pop(key, None)
+
+    def _shared(self, fields: FieldSet) -> FieldSet:
+        if len(self._field_sets) >= _FIELD_SETS_MAX:
+            self._field_sets.clear()
+        return self._field_sets.setdefault(msgspec.json.encode(fields), fields)
 
     def _entries(self, obj: Manifest) -> Iterable[tuple[dict[Any, set[Key]], Any]]:
         yield self._by_namespace, key_of(obj).namespace

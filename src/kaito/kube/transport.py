@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""How a client's requests reach an API server: `HttpTransport` over a pool of connections.
+"""How a client's requests reach an API server: `HttpTransport` over pools of connections.
 
 A server that runs in this very process offers a `Transport` of its own (`kaito.engine.http.inprocess`).
 """
@@ -25,6 +25,8 @@ from kaito.kube.errors import Unauthorized, Unavailable
 from kaito.kube.request import Request
 
 _CLOSED_ERRORS = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)
+AT_ONCE = 12
+"""Requests under way to a server; more wait for a connection."""
 _LARGE = 1024 * 1024
 _NETWORK_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
@@ -70,26 +72,35 @@ class Transport(Protocol):
 
 
 class HttpTransport:
-    """One pool of connections to the server that a login names."""
+    """Two pools of connections to the server that a login names: one for requests, one for what is read for long.
+
+    A connection with TLS costs a quarter of a MiB (the buffer that it reads into), so requests share a few.
+    """
 
     def __init__(self, config: ClusterConfig, login: Login, headers: Mapping[str, str]) -> None:
         """`headers` go with every request."""
         self._config, self._login, self._headers = config, login, headers
-        self._session: aiohttp.ClientSession | None = None
+        self._requests: aiohttp.ClientSession | None = None
+        self._streams: aiohttp.ClientSession | None = None
 
     def open(self) -> None:
-        # No limit of connections: every watch holds one, and workers are few.
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
-        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers, json_serialize=_no_json)
+        self._requests = self._session(AT_ONCE)
+        self._streams = self._session(0)  # No limit: every watch holds one.
+
+    def _session(self, limit: int) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=limit, ttl_dns_cache=60)
+        return aiohttp.ClientSession(connector=connector, headers=self._headers, json_serialize=_no_json)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._requests, self._streams):
+            if session is not None:
+                await session.close()
+        self._requests = self._streams = None
 
     @asynccontextmanager
     async def send(self, request: Request, patience: Patience) -> AsyncIterator[Answer]:
-        if self._session is None:
+        session = self._streams if patience.whole_s is None else self._requests
+        if session is None:
             raise RuntimeError("the client is not open: use `async with Client(...)`")
         try:
             headers = await self._login.headers()
@@ -100,7 +111,7 @@ class HttpTransport:
             total=patience.whole_s, sock_connect=patience.connect_s, sock_read=patience.silence_s
         )
         try:
-            response = await self._session.request(
+            response = await session.request(
                 request.method,
                 URL(self._config.server + request.path),
                 params=request.params or None,

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+from asyncio import sslproto
 from collections.abc import Sequence
 
 from kaito.kube.config import ClusterConfig, ConfigError, in_cluster, load_kubeconfig
@@ -22,10 +23,9 @@ from kaito.kube.lease import LostLeadership
 from kaito.provisioner.app import CannotStart, run
 from kaito.provisioner.settings import BadSettings, Settings, parse
 
-try:
-    import uvloop
-except ModuleNotFoundError:
-    uvloop = None
+# asyncio reads into a buffer of 256 KiB for each connection with TLS, and a dozen are open, most of them for a watch
+# that says little. (uvloop, which the operator runs on, has no such choice, and little work is done here.)
+sslproto.SSLProtocol.max_size = 32 * 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
-            runner.run(_until_told(settings, config))
+        asyncio.run(_until_told(settings, config))
     except (CannotStart, LostLeadership, ApiError) as error:
         return _failed(str(error), 1)
     return 0

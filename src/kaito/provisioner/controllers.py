@@ -21,6 +21,12 @@ from kaito.provisioner.settings import Settings
 NAME = "kaito-provisioner"
 POOL_LABELS = (names.CLAIM_LABEL, "kubernetes.azure.com/agentpool", "cloud.google.com/gke-nodepool")
 """By which a node names its claim: ours, and those of pools that have the claim's name."""
+OF_NODES = ("spec.providerID", "spec.taints", "status.allocatable", "status.capacity", "status.conditions")
+OF_PODS = (
+    *("spec.nodeName", "spec.priorityClassName", "spec.terminationGracePeriodSeconds", "spec.tolerations"),
+    "status.phase",
+)
+"""All that is looked at of them."""
 
 
 class Interest:
@@ -78,8 +84,8 @@ def claim_controller(kind: Resource, fleet: Fleet, outside: Outside, settings: S
         plan=plan_one,
         watches=(
             *others,
-            Watch(NODES, of_node),
-            Watch(PODS, interest.of_pod),
+            Watch(NODES, of_node, keeps=OF_NODES),
+            Watch(PODS, interest.of_pod, keeps=OF_PODS),
             Watch(POD_DISRUPTION_BUDGETS, no_keys),
             Watch(VOLUME_ATTACHMENTS, no_keys, optional=True),
             Watch(names.NODE_BUDGETS, interest.of_budget),

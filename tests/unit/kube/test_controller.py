@@ -31,7 +31,7 @@ from kaito.kube.plan import (
     no_keys,
     owner_keys,
 )
-from kaito.kube.resource import CONFIG_MAPS, SECRETS, Resource
+from kaito.kube.resource import CONFIG_MAPS, PODS, SECRETS, Resource
 from tests.unit.kube.apiserver import ApiServer, refusal, running
 from tests.unit.kube.waiting import background, until
 
@@ -40,6 +40,7 @@ GADGETS = Resource("example.io", "v1", "gadgets", "Gadget")
 WIDGET_PLACE = "/apis/example.io/v1/widgets"
 MAP_PLACE = "/api/v1/configmaps"
 EVENT_PLACE = "/api/v1/events"
+POD_PLACE = "/api/v1/pods"
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -428,3 +429,15 @@ async def test_a_kind_that_is_optional_may_be_missing_and_come_later() -> None:
             server.answers.clear()
             await server.put("/apis/example.io/v1/gadgets", {**widget("g"), "kind": "Gadget"})
             await until(lambda: told(server) == {"served": True})
+
+
+async def test_of_what_is_watched_only_the_named_fields_are_kept() -> None:
+    seen: list[Manifest] = []
+    watch = Watch(PODS, lambda pod: seen.append(pod) or (), keeps=("spec.nodeName", "status.phase"))
+    async with running() as server, server.client() as client:
+        spec = {"nodeName": "n", "containers": [{"name": "c"}]}
+        await server.put(POD_PLACE, {"metadata": {"name": "p", "namespace": "default"}, "spec": spec})
+        manager = Manager(client, [replace(CONTROLLER, watches=(watch,))])
+        async with background(manager.run()):
+            await until(lambda: bool(seen))
+    assert (seen[0]["metadata"]["name"], seen[0]["spec"], seen[0].get("status")) == ("p", {"nodeName": "n"}, None)

@@ -59,3 +59,12 @@ def test_managed_fields_are_taken_off_but_what_our_managers_applied_is_known() -
     assert store.applied(key, "others") is None
     store.put(pod("a"))
     assert store.applied(key, "ours") is None
+
+
+def test_what_many_objects_own_alike_is_kept_once() -> None:
+    store = Store(["ours"])
+    for name in ("a", "b"):
+        obj = pod(name)
+        obj["metadata"]["managedFields"] = [{"manager": "ours", "operation": "Apply", "fieldsV1": {"f:spec": {}}}]
+        store.put(obj)
+    assert store.applied(Key("n", "a"), "ours") is store.applied(Key("n", "b"), "ours")
