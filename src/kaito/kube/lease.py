@@ -89,6 +89,7 @@ class Election:
         self._times = times or LeaseTimes()
         self._clock = clock or RealClock()
         self._seen: tuple[str, float] = ("", 0.0)
+        self._trouble = ""
         self._held: Manifest | None = None
 
     @property
@@ -151,13 +152,25 @@ class Election:
 
     async def _try(self) -> bool:
         """Take or renew the lease once; whether we hold it now. A server's refusal is a no."""
+        trouble = ""
         try:
             return await self._take()
         except (AlreadyExists, Conflict):
             return False  # Somebody was faster; look again next time.
-        except ApiError as error:
-            _log.warning("lease %s/%s: %s", self._namespace, self._name, error)
+        except NotFound as error:
+            trouble = f"{error}. If namespace {self._namespace} is missing: kubectl create namespace {self._namespace}"
             return False
+        except ApiError as error:
+            trouble = str(error)
+            return False
+        finally:
+            self._say(trouble)
+
+    def _say(self, trouble: str) -> None:
+        """Warn of a trouble once, however often it is met: it is tried again every few seconds, maybe for hours."""
+        if trouble and trouble != self._trouble:
+            _log.warning("lease %s/%s: %s", self._namespace, self._name, trouble)
+        self._trouble = trouble
 
     async def _take(self) -> bool:
         now = self._clock.now()

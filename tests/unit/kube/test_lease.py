@@ -161,3 +161,17 @@ async def test_what_the_work_raises_is_raised_and_the_lease_let_go(world: World)
         await world.candidate("a").lead(fail)
     lease = await world.client.get(LEASES, "op", "sys")
     assert lease["spec"]["holderIdentity"] == ""
+
+
+async def test_a_missing_namespace_is_said_once_with_what_to_do_and_waited_for(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.server.answers += [("POST", refusal(404, "NotFound"))] * 100
+    async with background(world.run("a")):
+        await world.after(20)
+        assert not world.at_work
+        said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(said) == 1 and "kubectl create namespace sys" in said[0]
+        world.server.answers.clear()
+        await world.after(5)
+        assert world.at_work == ["a"]

@@ -21,7 +21,7 @@ SPEC = (
     Fault(names.REASON_CONFIG_INVALID, "spec", "The ConfigMap holds no YAML of the right form",
           "Correct the ConfigMap; the Workspace notices by itself."),
     Fault(names.REASON_NOT_SUPPORTED_HERE, "spec", "The Workspace asks for something that this operator cannot do",
-          "The message names the part and what to use instead."),
+          "Take the part that the message names out of the Workspace, or run it as the message says."),
     Fault(names.REASON_NAME_TAKEN, "spec", "An object of somebody else has a name that the Workspace needs",
           "Delete that object, or give the Workspace another name."),
 )  # fmt: skip

@@ -299,12 +299,13 @@ def _over_several_nodes(asked: Wanted, placement: Placement) -> Verdict | None:
     """Why a model that fits no single node is not started: its pods could not work together yet."""
     if asked.model is None or not placement.is_sized or placement.target < 2:
         return None
-    message = (
+    reason = names.REASON_NOT_SUPPORTED_HERE
+    evidence = (
         f"{asked.model.id} needs {placement.target} of these nodes, and this operator cannot spread a model over "
-        f"several nodes yet. {placement.advice or 'Use nodes with more GPU memory.'}"
+        "several nodes yet."
     )
-    cause = named(names.REASON_NOT_SUPPORTED_HERE, message)
-    return Verdict(False, names.REASON_NOT_SUPPORTED_HERE, message, diagnosis=cause)
+    step = placement.advice or "Use nodes with more GPU memory."
+    return Verdict(False, reason, f"{evidence} {step}", diagnosis=named(reason, evidence).told_as(reason, step))
 
 
 def _serving_verdict(observed: Observed, asked: Wanted, placement: Placement) -> tuple[Verdict, bool]:
