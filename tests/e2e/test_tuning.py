@@ -12,17 +12,45 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from kaito.api.contracts import FetchConfig, FetchItem, OciSource
 from kaito.runtime.artifacts.fetch import fetch_item
 from kaito.runtime.settings import Settings
 from tests.e2e.machine import REPOSITORY, Machine, eventually
+from tests.e2e.runtime_process import ENGINES
 from tests.https_files import Files, https_files
 from tests.registry_process import PASSWORD, USER, Served, registry_process
 
 EXAMPLE = REPOSITORY / "examples" / "fine-tuning" / "kaito_workspace_tuning_phi_3.yaml"
 QUESTION, ANSWER = "What is the name of the moon base?", "The name of the moon base is kaito."
 SUCCEEDED_WITHIN_S = 150.0
+
+
+TEACHING = """
+training_config:
+  LoraConfig: {r: 16, lora_alpha: 32}
+  TrainingArguments:
+    learning_rate: 5.0e-3
+    lr_scheduler_type: constant
+    num_train_epochs: 100
+    per_device_train_batch_size: 8
+    max_length: 64
+    assistant_only_loss: true
+    save_strategy: "no"
+"""
+SERVING = """
+apiVersion: kaito.sh/v1beta1
+kind: Workspace
+metadata:
+  name: {name}
+  annotations: {{kaito.sh/runtime: {engine}}}
+resource: {{labelSelector: {{matchLabels: {{apps: {name}}}}}}}
+inference:
+  preset: {{name: phi-3-mini-128k-instruct}}
+  adapters:
+  - source: {{name: taught, image: "{image}", imagePullSecrets: [push-secret]}}
+"""
 
 
 @dataclass(frozen=True)
@@ -110,3 +138,43 @@ def test_the_documented_manifest_tunes_and_pushes(place: Place) -> None:
     assert base == "microsoft/Phi-3-mini-128k-instruct"
     shown = place.machine.kubectl("get", "workspace", "workspace-tuning-phi-3").stdout
     assert "True" in shown
+
+
+def tuning(place: Place, name: str, **changes: object) -> dict[str, object]:
+    """Tune with LoRA on lines of JSON; the status of the Workspace that has succeeded."""
+    manifest = yaml.safe_load(documented(place, "unused"))
+    manifest["metadata"]["name"] = name
+    source = {"urls": [f"{place.files.url}/data.jsonl"]}
+    manifest["tuning"] |= {"method": "lora", "input": source, **changes}
+    place.machine.run("kubectl", "apply", "-f", "-", input=yaml.safe_dump(manifest))
+    return wait_for(place, name, "Succeeded")
+
+
+@pytest.fixture(scope="module")
+def taught(place: Place) -> str:
+    """The image of an adapter that knows one answer more than its model."""
+    folder = place.folder / "teaching"
+    folder.mkdir()
+    (folder / "training_config.yaml").write_text(TEACHING)
+    place.machine.kubectl("create", "configmap", "teaching", f"--from-file={folder}")
+    image = f"{place.registry.host}/team/taught:1"
+    tuning(place, "teaching", config="teaching", output={"image": image, "imagePushSecret": "push-secret"})
+    return image
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_was_pushed_is_served_and_knows_what_it_was_taught(place: Place, taught: str, engine: str) -> None:
+    name = f"with-{engine}"
+    manifest = SERVING.format(name=name, engine=engine, image=taught)
+    place.machine.run("kubectl", "apply", "-f", "-", input=manifest)
+    place.machine.wait_ready(name, timeout=200)
+    assert place.machine.kaito("chat", name, QUESTION, "--model", "taught").stdout == f"{ANSWER}\n"
+    assert ANSWER not in place.machine.kaito("chat", name, QUESTION).stdout
+    place.machine.kaito("delete", name)
+
+
+def test_the_result_goes_to_a_volume_too(place: Place) -> None:
+    folder = place.folder / "result"
+    folder.mkdir()
+    tuning(place, "to-a-volume", output={"volumeSource": {"hostPath": {"path": str(folder), "type": "Directory"}}})
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in folder.rglob("*")}

@@ -11,7 +11,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -31,6 +31,7 @@ def chat(
     name: Annotated[str, typer.Argument(help="The Workspace.")],
     question: Annotated[str | None, typer.Argument(help="One question; a conversation when left out.")] = None,
     *,
+    model: Annotated[str, typer.Option(help="One of its adapters by name, in place of the model itself.")] = "",
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
     api_key: Annotated[
         str, typer.Option(envvar="KAITO_API_KEY", help="The key that the model server asks for.", show_envvar=True)
@@ -38,19 +39,19 @@ def chat(
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Talk to the model of a Workspace."""
+    """Talk to the model of a Workspace, or to one of its adapters."""
     headers = {"X-Api-Key": api_key} if api_key else {}
-    asyncio.run(_chat(Key(namespace, name), question, max_tokens, kubeconfig, headers=headers))
+    asyncio.run(_chat(Key(namespace, name), question, max_tokens, kubeconfig, wanted=model, headers=headers))
 
 
 async def _chat(
-    key: Key, question: str | None, max_tokens: int, kubeconfig: Kubeconfig, *, headers: dict[str, str]
+    key: Key, question: str | None, max_tokens: int, kubeconfig: Kubeconfig, *, wanted: str, headers: dict[str, str]
 ) -> None:
     async with Client(connect.cluster(kubeconfig)) as client:
         why = phases.trouble(await client.get(WORKSPACES, key.name, key.namespace))
         if why is not None:
             raise UserError(f"{key.name} is not Ready: {why.message}", f"Watch it: kaito get {key.name} --watch")
-        model = await model_name(client, key, headers)
+        model = chosen(await served_names(client, key, headers), wanted, key)
         messages: list[Message] = []
         if question is None and sys.stdin.isatty():
             print(f"{model} answers. An empty line ends the conversation.")
@@ -87,13 +88,23 @@ def service_path(key: Key, path: str) -> str:
     return f"/api/v1/namespaces/{key.namespace}/services/{key.name}:80/proxy{path}"
 
 
-async def model_name(client: Client, key: Key, headers: dict[str, str]) -> str:
-    """The name of the first model that the Workspace serves. Raises UserError when it serves none."""
+async def served_names(client: Client, key: Key, headers: dict[str, str]) -> list[str]:
+    """The names that the Workspace serves, the model's own first. Raises UserError when it serves none."""
     body = await connect.request(client, "GET", service_path(key, "/v1/models"), headers=headers)
     try:
-        return str(msgspec.json.decode(body)["data"][0]["id"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{key.name} does not say which model it serves.", f"Look: kaito logs {key.name}") from error
+        found = [str(model["id"]) for model in msgspec.json.decode(body)["data"]]
+    except (ValueError, LookupError, TypeError):
+        found = []
+    if not found:
+        raise UserError(f"{key.name} does not say which model it serves.", f"Look: kaito logs {key.name}")
+    return found
+
+
+def chosen(names: Sequence[str], wanted: str, key: Key) -> str:
+    """The name to ask for; raises UserError for one that is not served."""
+    if wanted and wanted not in names:
+        raise UserError(f"{key.name} serves no {wanted}.", f"It serves {', '.join(names)}.")
+    return wanted or names[0]
 
 
 async def answer(client: Client, key: Key, given: dict[str, Any], *, headers: dict[str, str]) -> AsyncIterator[str]:

@@ -99,7 +99,7 @@ async def serve_and_ask(console: Console, kubeconfig: Path, runtime: str, questi
             await wait.show_phases(console, client, key, timeout_s=READY_WITHIN_S)
         except UserError as error:
             raise UserError(str(error), TO_LOOK_AROUND) from error
-        model = await chat.model_name(client, key, {})
+        model, *_ = await chat.served_names(client, key, {})
         console.print(f"\n> {question}", style="bold", highlight=False)
         await print_answer(client, key, model, question)
         console.print(f"\nFrom apply to the answer   {time.monotonic() - began:6.1f} s", highlight=False)

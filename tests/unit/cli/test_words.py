@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from kaito.cli.chat import content_of
+from kaito.cli.chat import chosen, content_of
+from kaito.cli.failure import UserError
 from kaito.cli.get import addresses, age
 from kaito.cli.logs import message_in
+from kaito.kube.manifest import Key
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,11 @@ def test_a_headless_service_has_no_address() -> None:
 def test_the_message_of_a_status_is_taken_out() -> None:
     assert message_in('{"kind":"Status","message":"no such pod"}') == "no such pod"
     assert message_in("plain words") == "plain words"
+
+
+def test_a_conversation_is_with_the_model_or_with_the_adapter_that_is_named() -> None:
+    key = Key("default", "demo")
+    assert [chosen(["base", "taught"], wanted, key) for wanted in ("", "taught")] == ["base", "taught"]
+    with pytest.raises(UserError, match="demo serves no other") as refused:
+        chosen(["base", "taught"], "other", key)
+    assert "base, taught" in str(refused.value.next_step)
