@@ -25,7 +25,7 @@ from pathlib import Path
 from tests.e2e.machine import REPOSITORY, Machine
 from tests.engine_process import EngineProcess
 
-from benchmarks import engine_load, front, gpu, idle, operator_scale, provisioner, scale, serving
+from benchmarks import engine_load, front, gpu, idle, operator_scale, provisioner, scale, serving, tuning
 from kaito.api.kinds import WORKSPACES
 from kaito.engine.node.machine import find_gpus
 from kaito.kube.client import Client
@@ -195,6 +195,20 @@ def on_a_gpu(folder: Path) -> list[Row]:
     return rows
 
 
+def fine_tuning(folder: Path) -> list[Row]:
+    """What is checked before a tuning, and what packing brings."""
+    demo_model(folder / "demo", {})
+    seconds, gib = tuning.preflight(folder)
+    (folder / "train").mkdir()
+    faster, loss = tuning.packing(folder / "train", str(folder / "demo" / "kaito" / "demo-phi-3"))
+    return [
+        Row("check of a GiB of parquet", "s", [seconds], 20),
+        Row("the same: largest memory", "GiB", [gib], 1),
+        Row("tokens/s with packing over those of a plain run", "×", [faster], at_least=1.5),
+        Row("evaluation loss with packing over that of a plain run", "×", [loss], 1.01),
+    ]
+
+
 def under_load(folder: Path) -> list[Row]:
     """The engine alone, with its clients on the same machine."""
     found = engine_load.measure(folder)
@@ -283,6 +297,7 @@ GROUPS: Mapping[str, Callable[[Path], list[Row]]] = {
     "idle": idle_costs,
     "provisioner": provisioning,
     "operator-scale": operator_at_scale,
+    "tuning": fine_tuning,
     "gpu": on_a_gpu,
 }
 """Every table, in the order in which they stand."""
