@@ -87,7 +87,6 @@ REASON_LAUNCH_TIMEOUT: Final = "LaunchTimedOut"
 REASON_REGISTRATION_TIMEOUT: Final = "RegistrationTimedOut"
 REASON_GPUS_MISSING: Final = "GpuNotReported"
 REASON_REQUIREMENTS_DRIFTED: Final = "RequirementsDrifted"
-REASON_IMAGE_DRIFTED: Final = "ImageDrifted"
 
 # Events
 EVENT_LAUNCHED: Final = "Launched"

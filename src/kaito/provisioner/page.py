@@ -79,7 +79,6 @@ REASONS: Final[Mapping[str, tuple[str, str]]] = {
         "type, zone or capacity type is not what the claim asks for",
         "Delete the claim.",
     ),
-    names.REASON_IMAGE_DRIFTED: ("the machine's image has changed", "Delete the claim when it suits."),
 }
 EVENTS: Final[Mapping[str, str]] = {
     names.EVENT_LAUNCHED: "the cloud makes the machine",

@@ -163,7 +163,9 @@ def _blind(observed: Observed, stages: list[Stage], settings: Settings, now: dat
     )
     if claim.replaced.count < settings.gpu_replacements and claim.attempt is not None:
         return _give_up(claim, why, count=claim.replaced.count + 1, now=now)
-    text = f"{why}; {claim.replaced.count} machines were replaced for that: see the device plugin's pods on the node."
+    count = claim.replaced.count
+    replaced = f"; replaced {count} time{'s' if count > 1 else ''} for that" if count else ""
+    text = f"{why}{replaced}: see the device plugin's pods on the node."
     failed = Stage((Condition(names.INITIALIZED, "False", names.REASON_GPUS_MISSING, text),))
     return _told(claim, [*stages[:-1], failed], now)
 
@@ -304,10 +306,6 @@ def _drift(observed: Observed, stages: Iterable[Stage]) -> list[Stage]:
     if offer is not None and offer not in observed.fleet.market.matching(claim.wish):
         text = f"the machine, {offer}, is not what the claim asks for"
         return [Stage((Condition(names.DRIFTED, "True", names.REASON_REQUIREMENTS_DRIFTED, text),))]
-    known = str(claim.status.get("imageID") or "")
-    if known and instance.image and known != instance.image:
-        text = f"the machine runs {known}, and new ones run {instance.image}"
-        return [Stage((Condition(names.DRIFTED, "True", names.REASON_IMAGE_DRIFTED, text),))]
     return []
 
 

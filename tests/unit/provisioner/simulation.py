@@ -131,6 +131,8 @@ class SimulatedCloud:
     created: int = 0
     changes: int = 0
     """Calls that may have changed something."""
+    refuses: errors.CloudError | None = None
+    """What it answers whoever asks for a machine."""
 
     def happens(self, share: float) -> bool:
         """Whether a misfortune of this share comes now."""
@@ -139,6 +141,8 @@ class SimulatedCloud:
     def create(self, call: Create, now: datetime) -> Instance:
         order = call.order
         self.changes += 1
+        if self.refuses is not None:
+            raise self.refuses
         if self.happens(0.1):
             raise errors.Throttled("slow down", self.chance.choice([None, 3.0]))
         token = (order.claim_uid, order.attempt)
