@@ -223,7 +223,10 @@ ORDER_FAULTS = (
     (names.REASON_NODE_CAPACITY, "InsufficientCapacityError: none left"),
     (names.REASON_NODE_UNAUTHORIZED, "AuthorizationFailed"),
     (names.REASON_NODE_BUDGET, "waits for room in NodeBudget default (no node is left): raise its limit"),
-    (names.REASON_NO_GPU_PLUGIN, "node n shows no nvidia.com/gpu after 20 minutes; 3 machines were replaced for that"),
+    (
+        names.REASON_NO_GPU_PLUGIN,
+        "node n shows no nvidia.com/gpu after 15 minutes: see the device plugin's pods on the node.",
+    ),
     (names.REASON_NODE_RECLAIMED, "SpotInterrupted: the spot machine is taken back"),
     (names.REASON_NODE_CLASS, "NodeClass default not found"),
     (names.REASON_NODE_TYPE, "no instance type satisfied the requirements"),

@@ -65,7 +65,7 @@ ORDERS = (
           ("room in NodeBudget",)),
     Fault(names.REASON_NO_GPU_PLUGIN, "order", "Machine after machine shows fewer GPUs than its type has",
           "See the pods of NVIDIA's device plugin on the node, and install it where there is none.",
-          ("machines were replaced for that",)),
+          ("see the device plugin's pods",)),
     Fault(names.REASON_NODE_UNAUTHORIZED, "order", "The node provisioner's identity may not make machines",
           "Give the node provisioner's identity the right to make machines.",
           ("unauthorized", "authorizationfailed", "forbidden", "accessdenied", "not authorized",
