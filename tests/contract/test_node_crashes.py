@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -127,11 +128,13 @@ def test_a_command_beside_a_container_ends_with_a_killed_engine(node: NodeCluste
     manifest, mark = marked("beside")
     node.apply(manifest)
     node.ready("beside")
-    pid = node.kubectl("exec", "beside", "--", "sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!").stdout
-    assert pid.strip()
-    crash(node)
+    script = "sleep 600 & sleep 601"
+    with subprocess.Popen(["kubectl", "exec", "beside", "--", "sh", "-c", script], env=node.env) as client:
+        eventually(lambda: len(processes_with(mark)) == 4, "the container's, a shell and what it started")
+        crash(node)
+        client.wait(20)
     node.ready("beside")
-    assert len(processes_with(mark)) <= 2
+    eventually(lambda: len(processes_with(mark)) == 1, "the container's process alone is left", within=20)
 
 
 async def test_what_a_killed_engine_left_can_be_ended(node: NodeCluster) -> None:

@@ -332,7 +332,7 @@ def socket_of(server: RuntimeProcess) -> str:
 
 
 def asked(connection: http.client.HTTPConnection, method: str, path: str, body: Any) -> tuple[int, str, list[Any]]:
-    """Status, content type and the JSON values of an answer: one, or one an event."""
+    """Status, content type and the JSON values of an answer: one, or one for each text of a stream."""
     text = None if body is None else body if isinstance(body, bytes) else json.dumps(body)
     connection.request(method, path, text, {"Content-Type": "application/json"})
     answer = connection.getresponse()
@@ -340,8 +340,30 @@ def asked(connection: http.client.HTTPConnection, method: str, path: str, body: 
     raw = answer.read().decode()
     connection.close()
     if kind.startswith("text/event-stream"):
-        return answer.status, kind, [comparable(line[6:]) for line in raw.splitlines() if line.startswith("data: ")]
+        events = [comparable(line[6:]) for line in raw.splitlines() if line.startswith("data: ")]
+        return answer.status, kind, joined(events)
     return answer.status, kind, [comparable(raw)]
+
+
+def joined(events: list[Any]) -> list[Any]:
+    """The events, the pieces of a text put together: vLLM sends several tokens at once when it is behind."""
+    found: list[Any] = []
+    for event in events:
+        if found and all(isinstance(one, dict) and one.get("choices") for one in (found[-1], event)):
+            found[-1] = together(found[-1], event)
+        else:
+            found.append(event)
+    return found
+
+
+def together(first: Any, then: Any, key: str = "") -> Any:
+    if isinstance(first, dict) and isinstance(then, dict):
+        return first | {name: together(first.get(name), value, name) for name, value in then.items()}
+    if isinstance(first, list) and isinstance(then, list) and len(first) == len(then):
+        return [together(*pair, key) for pair in zip(first, then, strict=True)]
+    if key in ("content", "text", "arguments") and first and then:
+        return first + then
+    return first if then is None else then
 
 
 def comparable(text: str) -> Any:

@@ -191,8 +191,9 @@ def operator_command(options: Options) -> list[str]:
         argv += ["--leader-elect", "--namespace", cluster.OPERATOR_NAMESPACE]
         argv += ["--install-crds"] if options.existing.may_install else []
         return argv if options.runtime == "auto" else [*argv, "--default-runtime", options.runtime]
+    # One operator for one engine: nobody to elect.
     argv += [
-        "--install-crds", "--webhook-port", "0", "--webhook-url-host", "127.0.0.1",
+        "--leader-elect=false", "--install-crds", "--webhook-port", "0", "--webhook-url-host", "127.0.0.1",
         "--weights-cache", str(options.data_dir / "weights"),
         "--runtime-image", RUNTIME_IMAGE, "--default-runtime", default_runtime(options.runtime),
     ]  # fmt: skip

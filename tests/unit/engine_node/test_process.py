@@ -134,9 +134,12 @@ async def test_a_later_process_with_the_same_number_is_not_ours(start: Starter) 
 
 
 async def test_a_command_beside_the_container_has_its_environment(start: Starter) -> None:
-    launch = process.launch_of(await start("sleep", "60"))
+    folder = await start("sleep", "60")
+    launch = process.launch_of(folder)
     assert launch is not None
-    session = await execution.start(launch, ["sh", "-c", "pwd; read a; echo got $a >&2; exit 7"], Streams(stdin=True))
+    session = await execution.start(
+        folder, launch, ["sh", "-c", "pwd; read a; echo got $a >&2; exit 7"], Streams(stdin=True)
+    )
     await session.write(b"this\n")
     assert await all_of(session) == {"stdout": f"{launch.cwd}\n".encode(), "stderr": b"got this\n"}
     assert await session.exit_code() == 7
@@ -144,31 +147,36 @@ async def test_a_command_beside_the_container_has_its_environment(start: Starter
 
 
 async def test_a_command_may_have_a_terminal(start: Starter) -> None:
-    launch = process.launch_of(await start("sleep", "60"))
+    folder = await start("sleep", "60")
+    launch = process.launch_of(folder)
     assert launch is not None
-    session = await execution.start(launch, ["sh", "-c", "tty"], Streams(tty=True, stdin=True))
+    session = await execution.start(folder, launch, ["sh", "-c", "tty"], Streams(tty=True, stdin=True))
     assert (await all_of(session))["stdout"].startswith(b"/dev/")
     await session.close()
 
 
 async def test_what_a_command_leaves_in_the_background_does_not_hold_the_client(start: Starter) -> None:
-    launch = process.launch_of(await start("sleep", "60"))
+    folder = await start("sleep", "60")
+    launch = process.launch_of(folder)
     assert launch is not None
-    session = await execution.start(launch, ["sh", "-c", "sleep 60 & echo done"], Streams())
+    session = await execution.start(folder, launch, ["sh", "-c", "sleep 60 & echo done"], Streams())
     assert await all_of(session) == {"stdout": b"done\n"}
     await session.close()
 
 
 async def test_a_command_that_is_not_there_is_an_error_of_the_node(start: Starter) -> None:
-    launch = process.launch_of(await start("sleep", "60"))
+    folder = await start("sleep", "60")
+    launch = process.launch_of(folder)
     assert launch is not None
     with pytest.raises(NodeError, match="exec 'nothing' failed: No such file"):
-        await execution.start(launch, ["nothing"], Streams())
+        await execution.start(folder, launch, ["nothing"], Streams())
+    assert not list((folder / process.BESIDE).iterdir())
 
 
 async def test_a_command_that_takes_too_long_is_killed(start: Starter) -> None:
-    launch = process.launch_of(await start("sleep", "60"))
+    folder = await start("sleep", "60")
+    launch = process.launch_of(folder)
     assert launch is not None
-    assert await execution.run(launch, ["sh", "-c", "echo out; exit 3"], 5) == (3, "out")
+    assert await execution.run(folder, launch, ["sh", "-c", "echo out; exit 3"], 5) == (3, "out")
     with pytest.raises(TimeoutError):
-        await execution.run(launch, ["sleep", "60"], 0.1)
+        await execution.run(folder, launch, ["sleep", "60"], 0.1)

@@ -4,6 +4,8 @@
 
 They run as children of the engine with the container's environment and folder, and end with the engine or their
 client. A terminal is given by a small launcher, because a controlling terminal has to be taken by the process itself.
+Of a killed engine's commands only those end by themselves that it had started; what they started is found again by the
+notes that each leaves before it runs (`process.end_strays`).
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ import sys
 import termios
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from kaito.engine.node.process import Launch
+from kaito.engine.node.process import Launch, forget_stray, forget_unborn, note_stray
 from kaito.engine.stream import Channel, NodeError, Streams
 
 TERMINAL = Path(__file__).with_name("terminal.py")
@@ -37,10 +40,10 @@ PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
 
-async def run(launch: Launch, argv: Sequence[str], timeout_s: float | None = None) -> tuple[int, str]:
+async def run(folder: Path, launch: Launch, argv: Sequence[str], timeout_s: float | None = None) -> tuple[int, str]:
     """Run to the end: exit code and the beginning of the output. Raises TimeoutError after killing it."""
     try:
-        session = await start(launch, argv, Streams())
+        session = await start(folder, launch, argv, Streams())
     except NodeError as error:
         return NOT_FOUND, str(error)
     output = bytearray()
@@ -53,10 +56,11 @@ async def run(launch: Launch, argv: Sequence[str], timeout_s: float | None = Non
         await session.close()
 
 
-def die_with_parent() -> None:
-    """In the child before exec: be killed when the engine is, so that nothing of a killed engine's clients stays."""
+def _before_exec(folder: Path) -> None:
+    """In the child: be killed when the engine is, and leave a note, for what this command starts is not."""
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    note_stray(folder, os.getpid())
 
 
 def exit_code(returncode: int) -> int:
@@ -78,9 +82,11 @@ class ExecSession:
     """
 
     def __init__(
-        self, process: asyncio.subprocess.Process, outputs: Mapping[int, Channel], source: int | None, *, tty: bool
-    ) -> None:
+        self, process: asyncio.subprocess.Process, folder: Path, outputs: Mapping[int, Channel], source: int | None,
+        *, tty: bool,
+    ) -> None:  # fmt: skip
         self._process = process
+        self._folder = folder
         self._outputs = dict(outputs)
         self._input = source
         self._tty = tty
@@ -148,6 +154,7 @@ class ExecSession:
     async def close(self) -> None:
         """The client has gone: nothing of the command stays."""
         kill_group(self._process.pid)
+        forget_stray(self._folder, self._process.pid)
         tasks = [*self._readers, self._finisher]
         for task in tasks:
             task.cancel()
@@ -158,8 +165,8 @@ class ExecSession:
         self._outputs, self._input = {}, None
 
 
-async def start(launch: Launch, argv: Sequence[str], streams: Streams) -> ExecSession:
-    """Start a command for a client. Raises NodeError when it cannot be started."""
+async def start(folder: Path, launch: Launch, argv: Sequence[str], streams: Streams) -> ExecSession:
+    """Start a command beside the attempt of this folder, for a client. Raises NodeError when it cannot be started."""
     if not Path(launch.cwd).is_dir():
         raise NodeError(500, f"the container's folder {launch.cwd} is gone")
     ends = _ends(streams)
@@ -173,16 +180,17 @@ async def start(launch: Launch, argv: Sequence[str], streams: Streams) -> ExecSe
             stdout=ends.theirs[1],
             stderr=ends.theirs[2],
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(_before_exec, folder),
         )
     except OSError as error:
         for fd in {*ends.outputs, *([ends.source] if ends.source is not None else [])}:
             os.close(fd)
+        forget_unborn(folder)
         raise NodeError(500, f"exec {argv[0]!r} failed: {error.strerror}") from error
     finally:
         for fd in set(ends.theirs):
             os.close(fd)
-    return ExecSession(process, ends.outputs, ends.source, tty=streams.tty)
+    return ExecSession(process, folder, ends.outputs, ends.source, tty=streams.tty)
 
 
 @dataclass(frozen=True, slots=True)

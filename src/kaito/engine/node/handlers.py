@@ -61,6 +61,6 @@ class Handlers:
         if launch is None or not command:
             raise ProbeFailure("the container is not running")
         rewriter = Rewriter(launch.places)
-        code, output = await execution.run(launch, [rewriter.text(word) for word in command], timeout_s)
+        code, output = await execution.run(self._folder, launch, [rewriter.text(word) for word in command], timeout_s)
         if code != 0:
             raise ProbeFailure(output or f"command ended with exit code {code}")

@@ -29,6 +29,7 @@ async def end_leftovers(data_dir: Path, grace_s: float) -> int:
         folders = [PodFolder(pod) for pod in sorted(pods.iterdir())]
         for attempt in [attempt for folder in folders for attempt in _latest(folder)]:
             await process.settle(attempt)
+            process.end_strays(attempt)
         running = [attempt for folder in folders for attempt in _latest(folder) if _lives(attempt)]
         await asyncio.gather(*(process.stop(attempt, grace_s) for attempt in running))
     finally:

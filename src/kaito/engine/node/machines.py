@@ -22,7 +22,8 @@ from kaito.kube.clock import Clock, RealClock
 from kaito.kube.manifest import Manifest
 from kaito.kube.resource import CONFIG_MAPS
 
-MACHINE_LABEL = "engine.kaito.sh/machine"
+SIMULATED = "engine.kaito.sh/machine=true"
+"""The label of the ConfigMaps that are machines to be played."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class SimulatedMachines:
     def __init__(self, client: Client, *, clock: Clock | None = None) -> None:
         self._clock = clock or RealClock()
         self._nodes = SimulatedNodes(client, count=0, clock=self._clock)
-        self._wanted = Cache(client, CONFIG_MAPS, MACHINE_LABEL, clock=self._clock)
+        self._wanted = Cache(client, CONFIG_MAPS, SIMULATED, clock=self._clock)
         self._wanted.subscribe(self._changed)
         self._booting: dict[str, asyncio.Task[None]] = {}
 

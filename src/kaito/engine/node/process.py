@@ -23,9 +23,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kaito.engine.node.shim import start_time
+
 SHIM = Path(__file__).with_name("shim.py")
 LOCK = "lock"
 """Held by the shim as long as it lives."""
+BESIDE = "beside"
+"""In an attempt's folder, a note for each command beside it: its process as the name, the start time as the text."""
 LOG_BYTES = 10 * 1024 * 1024
 FRAME_BYTES = 4000
 """Below PIPE_BUF, so that a frame written to the FIFO is never split by another writer's."""
@@ -250,11 +254,38 @@ def _kill_session(leader: int, start: str) -> None:
     if is_alive(leader, start):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, signal.SIGKILL)
+    elif is_alive(leader, ""):
+        return  # A number is given to a new process only when nobody is left in the session that had it.
     for pid, began in _session(leader):
-        # The number of a session is not given to a new process while somebody is in it; older ones are not ours.
         if start and began >= int(start):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def note_stray(folder: Path, pid: int) -> None:
+    """Note that a command beside this attempt leads a session, for `end_strays` of another engine."""
+    notes = folder / BESIDE
+    notes.mkdir(exist_ok=True)
+    (notes / str(pid)).write_text(start_time(pid))
+
+
+def forget_stray(folder: Path, pid: int) -> None:
+    """It has ended, and so has all that it started."""
+    (folder / BESIDE / str(pid)).unlink(missing_ok=True)
+
+
+def forget_unborn(folder: Path) -> None:
+    """Drop the notes of processes that are not there: commands that could not be executed leave one."""
+    for note in (folder / BESIDE).glob("[0-9]*"):
+        if not is_alive(int(note.name), note.read_text()):
+            note.unlink()
+
+
+def end_strays(folder: Path) -> None:
+    """Kill what is left of the commands that an engine, killed since, ran beside this attempt."""
+    for note in (folder / BESIDE).glob("[0-9]*"):
+        _kill_session(int(note.name), note.read_text())
+        note.unlink()
 
 
 def _session(leader: int) -> list[tuple[int, int]]:

@@ -48,7 +48,7 @@ class NodeStreams:
         if launch is None:
             raise NodeError(500, f'container "{container}" cannot be entered: its files are gone')
         rewriter = Rewriter(launch.places)
-        return await execution.start(launch, [rewriter.text(word) for word in command], streams)
+        return await execution.start(place, launch, [rewriter.text(word) for word in command], streams)
 
     async def attach(self, pod: Manifest, container: str, streams: Streams) -> Session:
         """Connect to the container's process. The first client of a container with stdin sees all its output."""

@@ -289,6 +289,7 @@ class PodWorker:
             latest = self.folder.latest(name)
             if latest is not None:
                 await process.settle(latest)
+                process.end_strays(latest)
         if self.folder.containers():
             await self._volumes.prepare(self.pod)
         for name, state in self._containers.items():

@@ -1,16 +1,20 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""kaito's own engine as a cloud: it plays the machines that are described by ConfigMaps of one namespace.
+"""kaito's own engine as a cloud: each machine is a ConfigMap of one namespace.
 
-The engine has to run with --simulated-machines. A machine's name follows from claim and attempt, so asking twice finds
-the same one. Instance types are those of all clouds that the catalogue knows.
+Simulated ones have the instance types of all clouds that the catalogue knows; the engine, run with
+--simulated-machines, plays them. A machine's name follows from claim and attempt, so asking twice finds the same one.
+
+One instance type is real: `local`, the machine that the engine runs on. There is one of it, so its ConfigMap is named
+after its node: who makes that first has the machine, until it is deleted. Its node is there before and after; deleting
+the Node object is what makes it new, for the engine registers it again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from kaito.api import nodeclaims as names
@@ -19,13 +23,16 @@ from kaito.kube.client import Client
 from kaito.kube.errors import AlreadyExists, ApiError, Forbidden, Invalid, TooManyRequests, Unauthorized
 from kaito.kube.errors import NotFound as ApiNotFound
 from kaito.kube.manifest import Manifest, labels_of
-from kaito.kube.resource import CONFIG_MAPS, NAMESPACES
+from kaito.kube.resource import CONFIG_MAPS, NAMESPACES, NODES
 from kaito.provisioner import errors
 from kaito.provisioner.instances import Instance, Order
 from kaito.provisioner.offers import CAPACITY_TYPES, CapacityType, Offer, offer
 
 NAMESPACE = "simulated-machines"
 MACHINE_LABEL = "engine.kaito.sh/machine"
+"""Its value says which: `true` for a machine that the engine is to play, or `local`."""
+LOCAL = "local"
+HOSTNAME_LABEL = "kubernetes.io/hostname"
 
 
 class EngineBackend:
@@ -41,17 +48,28 @@ class EngineBackend:
         self._client, self._boot_s = client, boot_s
 
     async def create(self, order: Order) -> Instance:
-        """POST the machine; one of the same name is the same machine."""
-        manifest = machine(order, self._boot_s)
+        """POST the machine; one of the same name is the same machine, if it is for the same attempt."""
         with translated():
-            try:
-                made = await self._client.create(CONFIG_MAPS, manifest)
-            except AlreadyExists:
-                made = await self._client.get(CONFIG_MAPS, manifest["metadata"]["name"], NAMESPACE)
-            except ApiNotFound:
-                await self._make_namespace()
-                made = await self._client.create(CONFIG_MAPS, manifest)
-        return instance(made)
+            if order.offer.instance_type != LOCAL:
+                return instance(await self._made(machine(order, self._boot_s)))
+            nodes, _ = await self._client.list_objects(
+                NODES, label_selector=f"{names.INSTANCE_TYPE_LABEL}={LOCAL}", metadata_only=True
+            )
+            for node in nodes:
+                made = await self._made(local_machine(order, node["metadata"]["name"]))
+                if labels_of(made).get(names.CLAIM_UID_LABEL) == order.claim_uid:
+                    return instance(made)
+                raise errors.OutOfCapacity(f"claim {instance(made).claim} has this machine")
+            raise errors.OutOfCapacity("the engine runs without a node of its own")
+
+    async def _made(self, manifest: Manifest) -> Manifest:
+        try:
+            return await self._client.create(CONFIG_MAPS, manifest)
+        except AlreadyExists:
+            return await self._client.get(CONFIG_MAPS, manifest["metadata"]["name"], NAMESPACE)
+        except ApiNotFound:
+            await self._make_namespace()
+            return await self._client.create(CONFIG_MAPS, manifest)
 
     async def _make_namespace(self) -> None:
         try:
@@ -73,17 +91,21 @@ class EngineBackend:
         return [instance(one) for one in found]
 
     async def delete(self, instance_: Instance) -> None:
-        """DELETE it; the engine stops the machine and lets the object go."""
+        """DELETE it: the engine stops a simulated machine; the real one is free for another claim."""
         with translated():
             await self._client.delete(CONFIG_MAPS, instance_.id, NAMESPACE)
 
     async def instance_types(self) -> Sequence[Offer]:
-        """Every type of the catalogue, on demand and spot."""
+        """Every type of the catalogue, on demand and spot, and the machine that is here. Its GPUs are not promised: its
+        node shows them from the first moment, or has none."""
         return [
-            with_price(machine, capacity_type)
-            for cloud in CLOUDS
-            for machine in machines(cloud)
-            for capacity_type in CAPACITY_TYPES
+            offer(LOCAL, "", "on-demand", dollars=0.0, gpus=0),
+            *(
+                with_price(machine, capacity_type)
+                for cloud in CLOUDS
+                for machine in machines(cloud)
+                for capacity_type in CAPACITY_TYPES
+            ),
         ]
 
 
@@ -110,33 +132,43 @@ def machine(order: Order, boot_s: float) -> Manifest:
     capacity = {"cpu": "32", "memory": "256Gi", "pods": "110", "ephemeral-storage": f"{max(order.disk_gib, 100)}Gi"}
     if order.offer.gpus:
         capacity[names.GPU_RESOURCE] = str(order.offer.gpus)
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "name": name,
-            "namespace": NAMESPACE,
-            "labels": {
-                MACHINE_LABEL: "true",
-                names.CLAIM_LABEL: order.claim[:63],
-                names.CLAIM_UID_LABEL: order.claim_uid,
-                names.INSTANCE_TYPE_LABEL: order.offer.instance_type,
-                names.CAPACITY_TYPE_LABEL: order.offer.capacity_type,
-            },
-        },
-        "data": {
+    return _config_map(
+        order,
+        name,
+        "true",
+        {
             "bootSeconds": f"{boot_s:g}",
-            "providerID": f"engine:///{name}",
             "capacity": json.dumps(capacity),
             "labels": json.dumps(labels),
             "taints": json.dumps(list(order.taints)),
         },
+    )
+
+
+def local_machine(order: Order, node: str) -> Manifest:
+    """The ConfigMap that says whose the machine of a node is."""
+    return _config_map(order, f"{LOCAL}-{node}", LOCAL, {"node": node})
+
+
+def _config_map(order: Order, name: str, kind: str, data: Mapping[str, str]) -> Manifest:
+    labels = {
+        MACHINE_LABEL: kind,
+        names.CLAIM_LABEL: order.claim[:63],
+        names.CLAIM_UID_LABEL: order.claim_uid,
+        names.INSTANCE_TYPE_LABEL: order.offer.instance_type,
+        names.CAPACITY_TYPE_LABEL: order.offer.capacity_type,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+        "data": {"providerID": f"engine:///{name}", **data},
     }
 
 
 def instance(found: Manifest) -> Instance:
     """The machine that a ConfigMap describes."""
-    labels, meta = labels_of(found), found["metadata"]
+    labels, meta, data = labels_of(found), found["metadata"], found.get("data") or {}
     return Instance(
         id=meta["name"],
         claim=labels.get(names.CLAIM_LABEL, ""),
@@ -144,7 +176,8 @@ def instance(found: Manifest) -> Instance:
         state="stopping" if meta.get("deletionTimestamp") else "running",
         instance_type=labels.get(names.INSTANCE_TYPE_LABEL, ""),
         capacity_type=labels.get(names.CAPACITY_TYPE_LABEL, "on-demand"),
-        provider_id=str((found.get("data") or {}).get("providerID", "")),
+        provider_id=str(data.get("providerID", "")),
+        node_labels={HOSTNAME_LABEL: data["node"]} if "node" in data else {},
     )
 
 
