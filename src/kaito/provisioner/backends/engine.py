@@ -99,7 +99,7 @@ class EngineBackend:
         """Every type of the catalogue, on demand and spot, and the machine that is here. Its GPUs are not promised: its
         node shows them from the first moment, or has none."""
         return [
-            offer(LOCAL, "", "on-demand", dollars=0.0, gpus=0),
+            with_price(Machine(LOCAL, "", 0, 0.0), "on-demand"),
             *(
                 with_price(machine, capacity_type)
                 for cloud in CLOUDS
