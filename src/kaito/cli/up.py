@@ -52,8 +52,8 @@ def up(
         str | None,
         typer.Option(
             help="Where nodes come from. On a cluster that exists: byo (default), nodeclaim, karpenter. On the engine: "
-            "nodeclaim, to watch machines being ordered (simulated ones, or this one as the instanceType local); without "
-            "it this machine is the node."
+            "nodeclaim, to watch machines being ordered (simulated ones, or this one as the instanceType local); "
+            "without it this machine is the node."
         ),
     ] = None,
     yes: Annotated[
