@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -29,6 +30,9 @@ try:
 except ModuleNotFoundError:
     uvloop = None
 
+# Nearly all that is made here is let go without the collector, which at Python's own pace takes a third of the time.
+COLLECT_AT = (10_000, 20, 50)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the operator; the exit code."""
@@ -41,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up(settings.log_level, settings.log_format)
     for note in asked.notes:
         logging.getLogger(__name__).warning("%s", note)
+    gc.set_threshold(*COLLECT_AT)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
             runner.run(_until_told(settings, config))

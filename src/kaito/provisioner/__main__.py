@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -27,6 +28,9 @@ from kaito.provisioner.settings import BadSettings, Settings, parse
 # that says little. (uvloop, which the operator runs on, has no such choice, and little work is done here.)
 sslproto.SSLProtocol.max_size = 32 * 1024
 
+# Nearly all that is made here is let go without the collector, which at Python's own pace takes a third of the time.
+COLLECT_AT = (10_000, 20, 50)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the provisioner; the exit code."""
@@ -38,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    gc.set_threshold(*COLLECT_AT)
     try:
         asyncio.run(_until_told(settings, config))
     except (CannotStart, LostLeadership, ApiError) as error:
