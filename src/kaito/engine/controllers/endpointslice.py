@@ -41,18 +41,31 @@ class Selectors:
     """The selectors of the Services that were seen. One for each controller, never shared."""
 
     def __init__(self) -> None:
-        self._by_namespace: dict[str, dict[str, dict[str, str]]] = {}
+        self._selectors: dict[Key, dict[str, str]] = {}
+        self._by_label: dict[tuple[str, str, str], set[Key]] = {}
+        """Services by namespace and one label that they select by: a pod is compared with few."""
+        self._filed: dict[Key, tuple[str, str, str]] = {}
         self._labels: dict[Key, dict[str, str]] = {}
 
     def saw(self, service: Manifest) -> list[Key]:
         """Remember a Service's selector; wakes nothing by itself."""
-        key = key_of(service)
-        self._by_namespace.setdefault(key.namespace, {})[key.name] = service["spec"].get("selector") or {}
+        key, selector = key_of(service), service["spec"].get("selector") or {}
+        if selector != self._selectors.get(key):
+            self.forget(key)
+            if selector:
+                places = [(key.namespace, *item) for item in selector.items()]
+                place = min(places, key=lambda place: len(self._by_label.get(place, ())))
+                self._by_label.setdefault(place, set()).add(key)
+                self._selectors[key], self._filed[key] = selector, place
         return []
 
     def forget(self, key: Key) -> None:
         """The Service is gone."""
-        self._by_namespace.get(key.namespace, {}).pop(key.name, None)
+        if self._selectors.pop(key, None) is not None:
+            place = self._filed.pop(key)
+            self._by_label[place].discard(key)
+            if not self._by_label[place]:
+                del self._by_label[place]
 
     def keys(self, p: Manifest) -> list[Key]:
         """The Services that select the pod, or did so when it was last seen."""
@@ -61,11 +74,12 @@ class Selectors:
         self._labels[key] = labels
         if is_deleting(p):
             self._labels.pop(key)
-        services = self._by_namespace.get(key.namespace, {})
+        places = {(key.namespace, *item) for one in (labels, before) for item in one.items()}
+        candidates = [service for place in places for service in self._by_label.get(place, ())]
         return [
-            Key(key.namespace, name)
-            for name, selector in services.items()
-            if selector and (selector.items() <= labels.items() or selector.items() <= before.items())
+            service
+            for service in candidates
+            if (selector := self._selectors[service]).items() <= labels.items() or selector.items() <= before.items()
         ]
 
 
