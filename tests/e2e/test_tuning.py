@@ -49,7 +49,7 @@ resource: {{labelSelector: {{matchLabels: {{apps: {name}}}}}}}
 inference:
   preset: {{name: phi-3-mini-128k-instruct}}
   adapters:
-  - source: {{name: taught, image: "{image}", imagePullSecrets: [push-secret]}}
+  - source: {source}
 """
 
 
@@ -164,8 +164,10 @@ def taught(place: Place) -> str:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_was_pushed_is_served_and_knows_what_it_was_taught(place: Place, taught: str, engine: str) -> None:
-    name = f"with-{engine}"
-    manifest = SERVING.format(name=name, engine=engine, image=taught)
+    """By its image with one engine, as the result of its Workspace with the other."""
+    name, image = f"with-{engine}", {"image": taught, "imagePullSecrets": ["push-secret"]}
+    source = json.dumps({"name": "taught", **(image if engine == "vllm" else {"workspace": "teaching"})})
+    manifest = SERVING.format(name=name, engine=engine, source=source)
     place.machine.run("kubectl", "apply", "-f", "-", input=manifest)
     place.machine.wait_ready(name, timeout=200)
     assert place.machine.kaito("chat", name, QUESTION, "--model", "taught").stdout == f"{ANSWER}\n"

@@ -18,6 +18,7 @@ from typing import Final, Literal
 from kaito.api import names, syntax
 from kaito.api.meta import FieldError, LabelSelector, LabelSelectorRequirement
 from kaito.api.workspace import (
+    AdapterSource,
     AdapterSpec,
     DataDestination,
     DataSource,
@@ -195,7 +196,7 @@ def _adapters_errors(adapters: tuple[AdapterSpec, ...], policy: Policy) -> Error
         yield FieldError(path, adapters, f"must be at most {MAX_ADAPTERS}, and there are {len(adapters)}")
     for index, adapter in enumerate(adapters):
         yield from _adapter_errors(f"{path}[{index}]", adapter, policy)
-    counts = Counter(adapter.source.name for adapter in adapters if adapter.source and adapter.source.name)
+    counts = Counter(adapter.source.called for adapter in adapters if adapter.source and adapter.source.called)
     for name, count in counts.items():
         if count > 1:
             yield FieldError(path, name, f"must have names of their own, and {count} of them are called {name!r}")
@@ -206,14 +207,15 @@ def _adapter_errors(path: str, adapter: AdapterSpec, policy: Policy) -> Errors:
         yield from _checked(f"{path}.strength", adapter.strength, syntax.strength)
     source = adapter.source
     if source is None:
-        yield FieldError(f"{path}.source", None, "is required: give an image, a volumeSource or urls")
+        yield FieldError(f"{path}.source", None, "is required: give an image, a volumeSource, urls or a workspace")
         return
     if source.name:
         yield from _checked(f"{path}.source.name", source.name, syntax.dns_subdomain)
-    else:
+    elif not source.workspace:
         yield FieldError(f"{path}.source.name", None, "is required: requests ask for the adapter by it")
     yield from _url_errors(f"{path}.source.urls", source.urls, policy)
-    yield from _source_errors(f"{path}.source", source, ("image", "volumeSource", "urls"))
+    yield from _optional(f"{path}.source.workspace", source.workspace, syntax.dns_subdomain)
+    yield from _source_errors(f"{path}.source", source, ("image", "volumeSource", "urls", "workspace"))
 
 
 def _source_errors(path: str, source: DataSource | DataDestination, allowed: tuple[str, ...]) -> Errors:
@@ -227,7 +229,9 @@ def _source_errors(path: str, source: DataSource | DataDestination, allowed: tup
 
 def _places(source: DataSource | DataDestination) -> dict[str, object]:
     places: dict[str, object] = {"image": source.image, "volumeSource": source.volume_source}
-    return {"urls": source.urls, **places} if isinstance(source, DataSource) else places
+    if isinstance(source, DataSource):
+        places = {"urls": source.urls, **places}
+    return {**places, "workspace": source.workspace} if isinstance(source, AdapterSource) else places
 
 
 def _tuning_errors(tuning: TuningSpec, policy: Policy) -> Errors:

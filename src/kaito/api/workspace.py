@@ -104,11 +104,24 @@ class DataDestination(ApiModel):
     """The Secret in the same namespace to push the image with."""
 
 
+class AdapterSource(DataSource):
+    """Where an adapter comes from: exactly one of image, volumeSource, urls and workspace."""
+
+    workspace: str = ""
+    """A Workspace in the same namespace that tunes the model: its result is the adapter, once it has succeeded. Its
+    name is the adapter's, if there is no other."""
+
+    @property
+    def called(self) -> str:
+        """What requests ask for it by."""
+        return self.name or self.workspace
+
+
 class AdapterSpec(ApiModel):
     """A LoRA adapter that is loaded beside the model."""
 
-    source: DataSource | None = None
-    """Where the adapter's files come from: an image, a volume or URLs."""
+    source: AdapterSource | None = None
+    """Where the adapter's files come from: an image, a volume, URLs, or a Workspace that tunes."""
     strength: str | None = None
     """How much the adapter counts, a decimal from 0 to 1 in quotes, e.g. "0.5"; 1 when left out."""
 

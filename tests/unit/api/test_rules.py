@@ -216,7 +216,7 @@ def test_a_sound_workspace_is_admitted(manifest: dict[str, Any]) -> None:
         (
             changed(INFERENCE, inference__adapters=[changed(ADAPTER, source__image=GONE)]),
             "inference.adapters[0].source",
-            "needs image, volumeSource or urls",
+            "needs image, volumeSource, urls or workspace",
         ),
         (
             changed(INFERENCE, inference__adapters=[changed(ADAPTER, source__volumeSource={"emptyDir": {}})]),

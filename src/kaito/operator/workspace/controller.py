@@ -55,6 +55,7 @@ class Interest:
     def __init__(self, provisioner: Provisioner) -> None:
         self._provisioner = provisioner
         self._config_maps: dict[Key, Key] = {}
+        self._results: dict[Key, frozenset[Key]] = {}
         self._finding: dict[Key, None] = {}
         self._subjects: dict[tuple[str, Key], Key] = {}
         self._looked_at: dict[Key, tuple[tuple[str, Key], ...]] = {}
@@ -62,6 +63,7 @@ class Interest:
     def note(self, key: Key, observed: Observed | Orphans | None) -> None:
         """Remember what this Workspace looks at, or forget it when it is gone."""
         self._config_maps.pop(key, None)
+        self._results.pop(key, None)
         self._finding.pop(key, None)
         for subject in self._looked_at.pop(key, ()):
             self._subjects.pop(subject, None)
@@ -73,6 +75,8 @@ class Interest:
         workload = (observed.workspace.inference or observed.workspace.tuning) if observed.workspace else None
         if workload is not None and workload.config:
             self._config_maps[key] = Key(key.namespace, workload.config)
+        if observed.tuned:
+            self._results[key] = frozenset(Key(key.namespace, one.name) for one in observed.tuned)
         self._look_at(key, observed)
 
     def _look_at(self, key: Key, observed: Observed) -> None:
@@ -101,6 +105,11 @@ class Interest:
         """
         owner = self._provisioner.owner_of(node)
         return [*self._finding, *([owner] if owner is not None else [])]
+
+    def of_workspace(self, workspace: Manifest) -> Iterable[Key]:
+        """The Workspaces that serve its result."""
+        key = key_of(workspace)
+        return [serving for serving, tuned in self._results.items() if key in tuned]
 
     def of_config_map(self, config_map: Manifest) -> Iterable[Key]:
         """The Workspaces whose configuration it is."""
@@ -139,6 +148,7 @@ def workspace_controller(
         observe=observe_and_note,
         plan=plan_one,
         watches=(
+            Watch(WORKSPACES, interest.of_workspace),
             Watch(STATEFUL_SETS, lambda obj: _named(obj, owner)),
             Watch(JOBS, lambda obj: _named(obj, owner)),
             Watch(DEPLOYMENTS, owner),

@@ -60,6 +60,18 @@ ProgressOf = Callable[[Manifest], TuneProgress | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Tuned:
+    """A Workspace whose result is to be an adapter of another one."""
+
+    name: str
+    manifest: Manifest | None
+    """None: there is no such Workspace."""
+    workspace: Workspace | None = None
+    """None too where it cannot be read."""
+    model: ModelFacts | UnknownPreset | FactsPending | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One Workspace and its surroundings, as the cache has them."""
 
@@ -91,6 +103,8 @@ class Observed:
     """What its nodes were ordered with."""
     served: frozenset[Resource] = frozenset()
     """The kinds that nodes can be ordered with here."""
+    tuned: tuple[Tuned, ...] = ()
+    """The Workspaces that its adapters name."""
     warnings: tuple[Manifest, ...] = ()
     """The Warning events about the StatefulSet, the pods, their volume claims and the orders."""
 
@@ -151,8 +165,27 @@ def observe(
         progress=_progress(job, pods, progress),
         orders=orders,
         served=frozenset(kind for kind in provisioner.kinds if reader.serves(kind)),
+        tuned=tuple(_tuned(reader, key, name, lookup) for name in named_workspaces(workspace)),
         warnings=tuple(_warnings(reader, key, pods, orders)),
     )
+
+
+def named_workspaces(workspace: Workspace | None) -> tuple[str, ...]:
+    """The Workspaces whose results it serves, each once."""
+    adapters = workspace.inference.adapters if workspace is not None and workspace.inference is not None else ()
+    return tuple(dict.fromkeys(one.source.workspace for one in adapters if one.source and one.source.workspace))
+
+
+def _tuned(reader: Reader, key: Key, name: str, lookup: Lookup) -> Tuned:
+    manifest = _read(reader, WORKSPACES, key, name)
+    if manifest is None:
+        return Tuned(name, None)
+    try:
+        workspace = Workspace.parse(manifest)
+    except InvalidObject:
+        return Tuned(name, manifest)
+    preset = workspace.preset
+    return Tuned(name, manifest, workspace, lookup(preset.name) if preset else None)
 
 
 def _warnings(reader: Reader, key: Key, pods: Iterable[Manifest], orders: Iterable[Manifest]) -> Iterable[Manifest]:

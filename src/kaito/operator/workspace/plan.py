@@ -36,12 +36,13 @@ from kaito.operator.settings import Settings
 from kaito.operator.workspace import failures, ordering, serving, tuning
 from kaito.operator.workspace.nodes import Placement, place
 from kaito.operator.workspace.observe import FactsPending, Observed
+from kaito.operator.workspace.problem import Problem
 from kaito.operator.workspace.progress import progress_of
 from kaito.operator.workspace.revision import Revision, current_revision, missing_annotations
 from kaito.operator.workspace.services import headless_service, main_service
 from kaito.operator.workspace.status import Report, deleting_status, events, status
 from kaito.operator.workspace.timeline import Sighting
-from kaito.operator.workspace.wanted import Problem, Tuning, UserConfig, Wanted, user_config, wanted
+from kaito.operator.workspace.wanted import Tuning, UserConfig, Wanted, user_config, wanted
 
 FACTS_POLL_S = 1.0
 """How soon a Workspace is looked at again whose model a hub is being asked about."""

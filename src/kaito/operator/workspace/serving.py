@@ -149,6 +149,8 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
     user_config = rendering.user_config
     fixed = _json(adapters.unrolled(config, rendering.wanted.adapters))
     fetched = weights.fetches(rendering.wanted.weights, model)
+    # A running server follows what it can fetch itself; for what takes a secret there is a new pod.
+    fixed += "".join(_json(one.item()) for one in adapters.fetches(rendering.wanted.adapters) if one.secrets)
     fixed += "".join(_json(one.item()) for one in fetched)
     digest = hashlib.sha256((fixed + (user_config.text if user_config else "")).encode()).hexdigest()
     mounts, fetches = _mounts(rendering, settings), _fetches(rendering.wanted)

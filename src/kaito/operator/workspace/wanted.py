@@ -30,6 +30,8 @@ from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import Manifest
 from kaito.operator.workspace.adapters import LoraAdapter, lora_adapters
 from kaito.operator.workspace.observe import FactsPending, Observed, UnknownPreset
+from kaito.operator.workspace.problem import Problem
+from kaito.operator.workspace.results import resolved
 from kaito.operator.workspace.weights import WeightsImage, weights_image
 
 MAX_NAME = 52
@@ -40,14 +42,6 @@ _TAINT = re.compile(
     r"(=(?P<value>([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
 )
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why nothing is created: a reason of `names`, and what, why and the next step in a sentence or two."""
-
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +142,10 @@ def _inference(
             f"{model.id} cannot be served by {workspace.runtime()}: "
             f"set the annotation {names.RUNTIME_ANNOTATION} to {' or '.join(model.runtimes)}, or leave it out."
         )
-    adapters = lora_adapters(inference.adapters)
+    specs = resolved(inference.adapters, observed, model)
+    if isinstance(specs, Problem):
+        return specs
+    adapters = lora_adapters(specs)
     if isinstance(adapters, str):
         return _invalid(adapters)
     weights = weights_image(workspace.annotations)
