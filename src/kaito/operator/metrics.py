@@ -12,8 +12,9 @@ import os
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from kaito.api import names
 from kaito.api.meta import WORKSPACES
@@ -21,6 +22,7 @@ from kaito.kube.controller import Histogram, Manager, Stats
 from kaito.kube.lease import Election
 from kaito.kube.manifest import Manifest, condition_of, is_deleting
 from kaito.operator.workspace.timeline import durations
+from kaito.operator.workspace.tuning import bytes_of, seconds_of
 
 PHASE_BUCKETS_S = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0)
 PHASES = ("succeeded", "error", "pending", "deleting")
@@ -52,7 +54,8 @@ class Metrics:
     def exposition(self) -> str:
         """Everything, in Prometheus' text format."""
         workspaces = self._manager.objects(WORKSPACES) if self._counts else []
-        parts = [*_loops(self._manager.stats), *self._leadership(), *_workspaces(workspaces), *self._steps()]
+        parts = [*_loops(self._manager.stats), *self._leadership(), *_workspaces(workspaces)]
+        parts += [*_tunings(workspaces), *self._steps()]
         lines = []
         for name, type_, help_, series in [*parts, *_process(self._started)]:
             lines += [f"# HELP {name} {help_}", f"# TYPE {name} {type_}", *series]
@@ -113,6 +116,31 @@ def _workspaces(workspaces: Iterable[Manifest]) -> Series:
     name = "kaito_workspace_preset_count"
     counted = [f'{name}{{preset_name="{_escaped(preset)}"}} {count}' for preset, count in sorted(presets.items())]
     yield name, "gauge", "Workspaces by the preset that they name.", counted
+
+
+_TUNING: Mapping[str, tuple[str, str, Callable[[Any], float]]] = {
+    "step": ("step", "Steps of a fine-tuning that were trained.", float),
+    "totalSteps": ("steps", "Steps that a fine-tuning has in all.", float),
+    "loss": ("loss", "The loss of a fine-tuning's last logged step.", float),
+    "evalLoss": ("eval_loss", "The last loss of a fine-tuning on what is held back.", float),
+    "tokensPerSecond": ("tokens_per_second", "How fast a fine-tuning trains.", float),
+    "rows": ("rows", "The rows of the data set that a fine-tuning uses.", float),
+    "eta": ("eta_seconds", "How much longer a fine-tuning takes.", seconds_of),
+    "gpuMemory": ("gpu_memory_bytes", "The most memory of a GPU that a fine-tuning used.", bytes_of),
+}
+"""What `status.tuning` has of each field, as a metric: the end of its name, its help, and the number in the field."""
+
+
+def _tunings(workspaces: Iterable[Manifest]) -> Series:
+    tuned = [
+        (f'namespace="{workspace["metadata"]["namespace"]}",workspace="{workspace["metadata"]["name"]}"', figures)
+        for workspace in workspaces
+        if (figures := (workspace.get("status") or {}).get("tuning"))
+    ]
+    for field, (name, help_, number) in _TUNING.items():
+        metric = f"kaito_tuning_{name}"
+        lines = [f"{metric}{{{labels}}} {number(figures[field]):g}" for labels, figures in tuned if field in figures]
+        yield metric, "gauge", help_, lines
 
 
 def phase_of(workspace: Manifest) -> str:

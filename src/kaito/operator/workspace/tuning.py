@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -56,6 +57,9 @@ LOOK_AGAIN_S = 5.0
 """How often the status of a running tuning is brought up to date."""
 GRACE_S = 120
 """What a checkpoint may take when the pod is to end."""
+_GIB = " GiB"
+_SECONDS = {"h": 3600, "m": 60, "s": 1}
+_PARTS = re.compile(r"(\d+)([hms])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +380,7 @@ def tuning_status(progress: TuneProgress | None, before: Manifest | None) -> Man
         "evalLoss": None if progress.eval_loss is None else f"{progress.eval_loss:.4f}",
         "tokensPerSecond": None if progress.tokens_per_second is None else f"{progress.tokens_per_second:.0f}",
         "eta": None if progress.eta_s is None else duration(progress.eta_s),
-        "gpuMemory": None if progress.gpu_memory_gib is None else f"{progress.gpu_memory_gib:.1f} GiB",
+        "gpuMemory": None if progress.gpu_memory_gib is None else f"{progress.gpu_memory_gib:.1f}{_GIB}",
         "rows": progress.rows,
         "note": progress.note or None,
         "image": progress.image or None,
@@ -398,3 +402,13 @@ def duration(seconds: int) -> str:
     if hours:
         return f"{hours}h{minutes:02}m"
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def seconds_of(text: str) -> float:
+    """The seconds that `duration` wrote."""
+    return float(sum(int(number) * _SECONDS[unit] for number, unit in _PARTS.findall(text)))
+
+
+def bytes_of(text: str) -> float:
+    """The bytes that `status.tuning.gpuMemory` says."""
+    return float(text.removesuffix(_GIB)) * 2**30
