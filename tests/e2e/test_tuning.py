@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,11 +173,19 @@ def test_what_was_pushed_is_served_and_knows_what_it_was_taught(place: Place, ta
     place.machine.wait_ready(name, timeout=200)
     assert place.machine.kaito("chat", name, QUESTION, "--model", "taught").stdout == f"{ANSWER}\n"
     assert ANSWER not in place.machine.kaito("chat", name, QUESTION).stdout
+    data = str(place.files.folder / "data.jsonl")
+    compared = place.machine.kaito("tune", "compare", name, "--data", data, "--rows", "1", "-o", "json").stdout
+    (found,) = json.loads(compared)
+    assert (found["prompt"], found["expected"], found["answers"]["taught"]) == (QUESTION, ANSWER, ANSWER)
+    assert found["answers"]["phi-3-mini-128k-instruct"] != ANSWER
     place.machine.kaito("delete", name)
 
 
-def test_the_result_goes_to_a_volume_too(place: Place) -> None:
-    folder = place.folder / "result"
-    folder.mkdir()
-    tuning(place, "to-a-volume", output={"volumeSource": {"hostPath": {"path": str(folder), "type": "Directory"}}})
+def test_from_a_folder_into_a_folder_with_one_command(place: Place) -> None:
+    data, folder = place.folder / "rows", place.folder / "result"
+    data.mkdir()
+    shutil.copy(place.files.folder / "data.jsonl", data)
+    words = ("to-a-folder", "--model", "phi-3-mini-128k-instruct", "--data", str(data), "--output", str(folder))
+    done = place.machine.kaito("tune", "run", *words, timeout=SUCCEEDED_WITHIN_S)
+    assert "to-a-folder: Succeeded" in done.stdout
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in folder.rglob("*")}

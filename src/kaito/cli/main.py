@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kaito.cli import apply, chat, demo, get, install, lazy, logs, terminal, tune, up
+from kaito.cli import apply, chat, compare, demo, get, install, lazy, logs, terminal, tune, tunerun, up
 from kaito.cli.explain import explain
 from kaito.cli.failure import UserError
 from kaito.kube.errors import ApiError
@@ -44,9 +44,17 @@ def application() -> typer.Typer:
         install.install,
     ):
         app.command(command.__name__)(command)
-    app.add_typer(tune.application(), name="tune")
+    app.add_typer(tuning(), name="tune")
     app.add_typer(lazy.models())
     app.callback()(top)
+    return app
+
+
+def tuning() -> typer.Typer:
+    """The commands of `kaito tune`."""
+    app = typer.Typer(no_args_is_help=True, help="Check data, run and watch fine-tunings, compare what they came to.")
+    for command in (tune.check, tunerun.run, tune.watch, compare.compare):
+        app.command(command.__name__)(command)
     return app
 
 

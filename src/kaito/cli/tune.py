@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""`kaito tune`: look at a data set before anything is spent on it, and watch a fine-tuning at work."""
+"""`kaito tune`: look at a data set before anything is spent on it, and watch a fine-tuning at work.
+
+`run` is in `tunerun.py`, `compare` in `compare.py`; `main.py` puts them together.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +39,6 @@ Told = dict[str, Any]
 """A line of progress, as the tuner writes it."""
 
 
-def application() -> typer.Typer:
-    """The group of commands."""
-    app = typer.Typer(no_args_is_help=True, help="Look at data sets, and watch fine-tunings.")
-    app.command("check")(check)
-    app.command("watch")(watch)
-    return app
-
-
 def check(
     data: Annotated[Path, typer.Argument(help="The data set: a file, or a folder of files.")],
     *,
@@ -72,11 +67,12 @@ def watch(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Show how far a fine-tuning is, with its loss, until it is done."""
-    state = asyncio.run(_watch(name, namespace, kubeconfig))
+    state = asyncio.run(followed(name, namespace, kubeconfig))
     raise typer.Exit(0 if state == "Succeeded" else 1)
 
 
-async def _watch(name: str, namespace: str, kubeconfig: Kubeconfig) -> str:
+async def followed(name: str, namespace: str, kubeconfig: Kubeconfig) -> str:
+    """Show a fine-tuning until it is over; its last state."""
     console = Console()
     async with Client(connect.cluster(kubeconfig)) as client:
         with Live(console=console, auto_refresh=False) as view:

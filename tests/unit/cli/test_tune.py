@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: The kaito authors
+# SPDX-License-Identifier: Apache-2.0
+"""`kaito tune run` and `kaito tune compare`: words into manifests, data into questions, answers into figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from kaito.api.workspace import Workspace
+from kaito.cli.compare import Asked, Question, as_json, as_table, questions_of, summary
+from kaito.cli.failure import UserError
+from kaito.cli.tunerun import Wish, manifests, wish_of
+
+IMAGE = "registry.example.com/team/taught:1"
+
+
+def wish(**changes: Any) -> Wish:
+    given: dict[str, Any] = {
+        "name": "taught", "model": "phi-3-mini-4k-instruct", "method": "lora", "data": ["https://example.com/a.parquet"],
+        "output": IMAGE, "push_secret": "login", "config": None, "instance_type": "",
+    } | changes  # fmt: skip
+    words = [given.pop(key) for key in ("name", "model", "method", "data", "output")]
+    return wish_of(*words, **given)
+
+
+def test_words_become_a_workspace_that_tunes() -> None:
+    (made,) = manifests(wish(instance_type="Standard_NC24ads_A100_v4"))
+    workspace = Workspace.parse({**made, "metadata": {**made["metadata"], "namespace": "default"}})
+    assert workspace.resource is not None
+    assert workspace.tuning is not None
+    assert (workspace.resource.instance_type, workspace.tuning.output.image) == ("Standard_NC24ads_A100_v4", IMAGE)
+    assert workspace.tuning.input.urls == ("https://example.com/a.parquet",)
+
+
+def test_folders_become_volumes_and_a_configuration_a_config_map(tmp_path: Path) -> None:
+    config = tmp_path / "training.yaml"
+    config.write_text("training_config: {}\n")
+    config_map, made = manifests(wish(data=[str(tmp_path)], output="./result", push_secret="", config=config))
+    assert config_map["data"] == {"training_config.yaml": "training_config: {}\n"}
+    assert made["tuning"]["config"] == config_map["metadata"]["name"]
+    assert made["tuning"]["input"] == {"volumeSource": {"hostPath": {"path": str(tmp_path), "type": "Directory"}}}
+    assert made["tuning"]["output"]["volumeSource"]["hostPath"]["path"] == str(Path("result").absolute())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"name": None}, "A name is missing"),
+        ({"model": ""}, "--model is missing"),
+        ({"data": None}, "--data is missing"),
+        ({"output": ""}, "--output is missing"),
+        ({"data": ["nowhere"]}, "--data nowhere is no folder"),
+        ({"data": ["https://example.com/a", "."]}, "not all are addresses"),
+        ({"push_secret": ""}, "--push-secret is missing"),
+        ({"config": Path("nowhere.yaml")}, "--config nowhere.yaml cannot be read"),
+    ],
+)
+def test_what_is_missing_is_named(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        wish(**changes)
+    assert caught.value.next_step
+
+
+def test_questions_come_from_any_data_set_that_asks_something(tmp_path: Path) -> None:
+    talk = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "1"},
+        {"role": "user", "content": "Two?"},
+        {"role": "assistant", "content": "2"},
+    ]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"prompt": "Three?", "completion": "3"}) + "\n")
+    (tmp_path / "c.jsonl").write_text(json.dumps({"text": "four"}) + "\n")
+    found = questions_of(tmp_path, rows=10)
+    assert [(one.text, one.expected, len(one.messages)) for one in found] == [("Two?", "2", 4), ("Three?", "3", 1)]
+    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "b.jsonl").unlink()
+    with pytest.raises(UserError, match="has a question and an answer"):
+        questions_of(tmp_path, rows=10)
+    with pytest.raises(UserError, match="does not exist"):
+        questions_of(tmp_path / "nowhere", rows=10)
+
+
+def test_answers_stand_side_by_side_with_how_near_they_come() -> None:
+    asked = [
+        Asked(Question(({"role": "user", "content": "[bold]Two?"},), "2"), {"phi-3": "a pair", "taught": " 2\n"}),
+        Asked(Question(({"role": "user", "content": "Why?"},)), {"phi-3": "so", "taught": "because"}),
+    ]
+    console = Console(width=100)
+    with console.capture() as shown:
+        console.print(as_table(asked))
+    assert all(word in shown.get() for word in ("[bold]Two?", "expected", "a pair", "taught", "because"))
+    assert summary(asked) == [
+        "Of 1 expected answers:",
+        "  phi-3: 0 to the letter, likeness 0.00 (1: the same text)",
+        "  taught: 1 to the letter, likeness 1.00 (1: the same text)",
+    ]
+    assert summary(asked[1:]) == []
+    assert as_json(asked[1]) == {"prompt": "Why?", "answers": {"phi-3": "so", "taught": "because"}}
