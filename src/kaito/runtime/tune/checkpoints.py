@@ -46,6 +46,13 @@ def mark_whole(path: Path) -> None:
     _sync(path)
 
 
+def remove_unfinished(output_dir: Path) -> None:
+    """Remove what was not written to its end: a checkpoint, or the weights of a result that is not whole."""
+    newest(output_dir)
+    for weights in output_dir.glob("*.safetensors"):
+        weights.unlink()
+
+
 def remove_all(output_dir: Path) -> None:
     """Remove every checkpoint: the result is whole."""
     for _, path in checkpoints(output_dir):

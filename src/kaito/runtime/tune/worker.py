@@ -28,6 +28,7 @@ from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune import base, check, estimate, prepare, survey
 from kaito.runtime.tune.arguments import MICRO_BATCH, Arguments, check_collator, lora_config, training_arguments
+from kaito.runtime.tune.checkpoints import remove_unfinished
 from kaito.runtime.tune.encoding import Encoder
 from kaito.runtime.tune.job import FAILED, FAILURE, OUT_OF_MEMORY, SENTINEL, STOPPED, Job, Summary, state_dir, write
 from kaito.runtime.tune.options import read_options
@@ -37,6 +38,8 @@ from kaito.runtime.tune.train import Stopped, Watcher, build, run
 
 GIB = 1024**3
 LEAST_SPACE_BYTES = 64 << 20
+NOTHING_LEFT_BYTES = 1 << 20
+"""Where there is less, the disk is why something failed."""
 FILLED = 0.8
 """Of the GPU's free memory, what the estimate of a training may take: the rest is for what it does not foresee."""
 
@@ -58,17 +61,24 @@ def main(argv: list[str]) -> int:
     except torch.OutOfMemoryError as error:
         say(f"the GPU ran out of memory: {str(error).partition('. ')[0]}")
         return OUT_OF_MEMORY
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        # Each library has its own words for a full disk, so the disk is asked.
+        if shutil.disk_usage(job.output_dir).free >= NOTHING_LEFT_BYTES and not _is_full(error):
             raise
+        remove_unfinished(Path(job.output_dir))  # The reason needs room too.
         write(state_dir(Path(job.output_dir)) / FAILURE, disk_full(error).failure)
         return FAILED
     return 0
 
 
-def disk_full(error: OSError) -> Failed:
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full(error: Exception) -> Failed:
     """The disk has no room for a checkpoint or the result."""
-    where = f" for {Path(error.filename).name}" if error.filename else ""
+    name = error.filename if isinstance(error, OSError) else None
+    where = f" for {Path(name).name}" if name else ""
     what = f"The disk is full: there is no space left{where}. The last whole checkpoint is kept."
     return Failed(REASON_DISK_FULL, what, "Give the output a bigger volume, or nodes with a bigger disk.")
 
