@@ -18,6 +18,8 @@ from typing import Any
 
 import urllib3
 
+from tests.engine_process import free_port
+
 USER, PASSWORD = "ann", "hunter-7"
 HTPASSWD = "ann:$2b$04$X4b0yTItpWNuse/Ac3WzbOULvHfMwH48hPLMcp/qOS3OMhix0DLnO\n"
 CONFIG = """
@@ -79,11 +81,11 @@ def write_login(file: Path, host: str, password: str) -> Path:
 
 
 @contextmanager
-def registry_process(folder: Path, *, certificate: Path | None = None, key: Path | None = None) -> Iterator[Served]:
+def registry_process(
+    folder: Path, *, certificate: Path | None = None, key: Path | None = None, port: int | None = None
+) -> Iterator[Served]:
     """A registry that keeps its store in the folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{probe.getsockname()[1]}"
+    host = f"127.0.0.1:{port or free_port()}"
     (folder / "htpasswd").write_text(HTPASSWD)
     tls = f", tls: {{certificate: {certificate}, key: {key}}}" if certificate else ""
     (folder / "config.yml").write_text(CONFIG.format(folder=folder, host=host, tls=tls))
