@@ -101,6 +101,23 @@ def test_what_cannot_be_served_becomes_a_condition_and_nothing_is_created(
 
 
 @pytest.mark.parametrize(
+    ("preset", "says"),
+    [
+        ("gpt-oss-20b", "its weights are compressed (mxfp4)"),
+        ("mistral-large-3-675b-instruct", "its files are not laid out as transformers reads them"),
+    ],
+)
+def test_a_model_that_cannot_be_tuned_is_refused_before_a_node_is_asked_for(preset: str, says: str) -> None:
+    ends = {"input": {"urls": ["https://example.com/a.jsonl"]}, "output": {"image": "x/y:1", "imagePushSecret": "s"}}
+    tuning = {"preset": {"name": preset}, "method": "lora", **ends}
+    plan = planned(workspace(inference=None, tuning=tuning), node())
+    found = condition(plan, names.JOB_STARTED)
+    assert (found["status"], found["reason"]) == ("False", names.REASON_TUNING_MODEL)
+    assert says in found["message"]
+    assert plan.apply == ()
+
+
+@pytest.mark.parametrize(
     ("found", "says"),
     [
         (None, "ConfigMap mine does not exist in namespace default: create it with the key"),
