@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kaito.api import names
 from kaito.api.meta import WORKSPACES
+from kaito.catalog.models import ModelFacts, catalogue
 from kaito.kube.manifest import Key, Manifest, condition_of
 from kaito.kube.plan import Plan
 from kaito.operator.facts import catalogue_lookup
@@ -100,21 +101,37 @@ def test_what_cannot_be_served_becomes_a_condition_and_nothing_is_created(
     assert [event.reason for event in plan.events] == [reason]
 
 
-@pytest.mark.parametrize(
-    ("preset", "says"),
-    [
-        ("gpt-oss-20b", "its weights are compressed (mxfp4)"),
-        ("mistral-large-3-675b-instruct", "its files are not laid out as transformers reads them"),
-    ],
-)
-def test_a_model_that_cannot_be_tuned_is_refused_before_a_node_is_asked_for(preset: str, says: str) -> None:
+def tuned(preset: str, **facts: Any) -> Plan:
     ends = {"input": {"urls": ["https://example.com/a.jsonl"]}, "output": {"image": "x/y:1", "imagePushSecret": "s"}}
     tuning = {"preset": {"name": preset}, "method": "lora", **ends}
-    plan = planned(workspace(inference=None, tuning=tuning), node())
+    found = catalogue_lookup(preset)
+    assert isinstance(found, ModelFacts)
+    controller = workspace_controller(Settings(), LOCAL, lambda name: found.model_copy(update=facts))
+    observed = controller.observe(World(workspace(inference=None, tuning=tuning), node(), known=(WORKSPACES,)), DEMO)
+    assert observed is not None
+    return controller.plan(observed, NOW)
+
+
+@pytest.mark.parametrize(
+    ("preset", "facts", "says"),
+    [
+        ("gpt-oss-20b", {}, "its weights are compressed (mxfp4)"),
+        ("mistral-7b", {"transformers": None}, "its files are not laid out as transformers reads them"),
+    ],
+)
+def test_a_model_that_cannot_be_tuned_is_refused_before_a_node_is_asked_for(
+    preset: str, facts: dict[str, Any], says: str
+) -> None:
+    plan = tuned(preset, **facts)
     found = condition(plan, names.JOB_STARTED)
     assert (found["status"], found["reason"]) == ("False", names.REASON_TUNING_MODEL)
     assert says in found["message"]
     assert plan.apply == ()
+
+
+@pytest.mark.parametrize("model", [model for model in catalogue().models if model.tuning], ids=lambda model: model.name)
+def test_every_model_that_was_tuned_with_success_may_be(model: ModelFacts) -> None:
+    assert {made["kind"] for made in tuned(model.id).apply} == {"ConfigMap", "Job"}
 
 
 @pytest.mark.parametrize(

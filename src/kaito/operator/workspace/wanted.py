@@ -199,7 +199,7 @@ def _untunable(model: ModelFacts) -> str:
     """Why no adapter can be trained on the model, as far as it is known beforehand."""
     if model.quantization:
         return f"{model.id} cannot be tuned: its weights are compressed ({model.quantization}). Choose its base model."
-    if model.format == "mistral":
+    if model.format == "mistral" and model.transformers is None:
         return f"{model.id} cannot be tuned: its files are not laid out as transformers reads them. Choose another."
     return ""
 
