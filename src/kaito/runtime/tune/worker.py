@@ -21,6 +21,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from kaito.api.contracts import TuneProgress
 from kaito.api.names import REASON_DISK_FULL, REASON_TUNING_MEMORY
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
     except torch.OutOfMemoryError as error:
         say(f"the GPU ran out of memory: {str(error).partition('. ')[0]}")
         return OUT_OF_MEMORY
-    except Exception as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         # Each library has its own words for a full disk, so the disk is asked.
         if shutil.disk_usage(job.output_dir).free >= NOTHING_LEFT_BYTES and not _is_full(error):
             raise
