@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning: the check of a gibibyte of data, and tokens a second with packing beside a plain run of the library.
+"""Fine-tuning: the check of a gibibyte of data, tokens a second with packing beside a plain run of the library, and a
+gibibyte pushed.
 
 Both trainings are of the same rows with the same settings but for packing, in processes of their own, one after the
 other; the ratio of their losses on the rows that are held back says that speed is not bought with learning.
@@ -18,7 +19,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tests.registry_process import PASSWORD, USER, Served, registry_process
 
+from kaito.runtime.artifacts.push import Target, push_image
 from kaito.runtime.tune.job import Job, Summary, read, state_dir
 
 GIB = 1 << 30
@@ -69,7 +72,7 @@ training_config:
   LoraConfig: {{r: 8, lora_alpha: 16}}
   TrainingArguments:
     per_device_train_batch_size: {batch}
-    num_train_epochs: 2
+    num_train_epochs: 6
     learning_rate: 1.0e-3
     max_length: {length}
     packing: {packing}
@@ -84,8 +87,8 @@ def train(folder: Path, model: str, *, packing: bool) -> Summary:
     output = folder / ("packed" if packing else "plain")
     output.mkdir()
     config = output / "training.yaml"
-    # As many tokens for each step of the optimizer: a pack holds what eight rows hold on the average.
-    config.write_text(CONFIG.format(batch=1 if packing else 8, length=320, packing=str(packing).lower()))
+    # As many tokens for each step of the optimizer: a pack holds what five rows hold on the average.
+    config.write_text(CONFIG.format(batch=1 if packing else 5, length=320, packing=str(packing).lower()))
     job = Job(
         workspace="bench", model=model, model_id="kaito/demo-phi-3", method="lora", device="cpu",
         training_config=str(config), data_dir=str(folder / "data"), output_dir=str(output), checkpoint_s=3600,
@@ -105,3 +108,39 @@ def packing(folder: Path, model: str) -> tuple[float, float]:
     plain, packed = (train(folder, model, packing=packed) for packed in (False, True))
     assert plain.eval_loss and packed.eval_loss and plain.tokens_per_second and packed.tokens_per_second
     return packed.tokens_per_second / plain.tokens_per_second, packed.eval_loss / plain.eval_loss
+
+
+def pushing(folder: Path, tries: int = 3) -> list[tuple[float, float]]:
+    """For each try, the speed of a push of a gibibyte over that of curl's upload to the same registry, and of `cp`."""
+    (folder / "registry").mkdir()
+    (folder / "result").mkdir()
+    weights = folder / "result" / "adapter_model.safetensors"
+    dice = random.Random(3)
+    with weights.open("wb") as file:
+        for _ in range(256):
+            file.write(dice.randbytes(GIB // 256))
+    digest = subprocess.check_output(["sha256sum", str(weights)], text=True).split()[0]
+    found = []
+    with registry_process(folder / "registry") as registry:
+        login = registry.login(folder / "login.json")
+        for number in range(tries):
+            copied = _seconds("cp", str(weights), str(folder / "copy"))
+            uploaded = _uploaded(registry, f"bench/curl-{number}", weights, digest)
+            began = time.monotonic()
+            push_image(folder / "result", Target(f"{registry.host}/bench/push-{number}:1", (login,)), annotations={})
+            pushed = time.monotonic() - began
+            print(f"push: {pushed:.2f} s, curl {uploaded:.2f} s, cp {copied:.2f} s", flush=True)
+            found.append((uploaded / pushed, copied / pushed))
+    return found
+
+
+def _uploaded(registry: Served, repository: str, file: Path, digest: str) -> float:
+    place = registry.request("POST", f"{repository}/blobs/uploads/").headers["Location"]
+    login = ("-u", f"{USER}:{PASSWORD}", "-H", "Content-Type: application/octet-stream")
+    return _seconds("curl", "-sf", *login, "-T", str(file), f"{place}&digest=sha256:{digest}")
+
+
+def _seconds(*argv: str) -> float:
+    began = time.monotonic()
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began

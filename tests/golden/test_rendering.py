@@ -77,6 +77,31 @@ def test_every_manifest_is_valid_kubernetes(case: Case) -> None:
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_pods_keep_to_the_restricted_profile_of_pod_security(case: Case) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted, for what we render ourselves.
+
+    Folders of the node, which the profile does not allow, are mounted where the operator's settings name one: for the
+    weights that are kept there the pod's user is root, without a capability.
+    """
+    for manifest in planned(case).apply:
+        if manifest["kind"] not in ("StatefulSet", "Job") or case.name == "template":
+            continue
+        spec = manifest["spec"]["template"]["spec"]
+        pod, keeps_weights = spec["securityContext"], bool(case.settings.weights_cache)
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert keeps_weights or (pod["runAsNonRoot"], pod["runAsUser"] > 0) == (True, True)
+        assert not any(spec.get(field) for field in ("hostNetwork", "hostPID", "hostIPC"))
+        for container in (*spec.get("initContainers", ()), *spec["containers"]):
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert security["readOnlyRootFilesystem"] is True
+        kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+        allowed = {"configMap", "emptyDir", "secret", "persistentVolumeClaim", "projected", "csi", "ephemeral"}
+        assert kinds <= allowed | ({"hostPath"} if keeps_weights or case.settings.local_weights else set())
+
+
 def test_no_golden_file_is_left_over() -> None:
     assert {file.stem for file in (HERE / "rendered").iterdir()} == {case.name for case in CASES}
 

@@ -36,7 +36,7 @@ DATA_MOUNT = "/mnt/data"
 OUTPUT_ROOT = "/mnt"
 """`output_dir` of a training configuration is below it."""
 DEFAULT_OUTPUT_DIR = "/mnt/output"
-PUSH_SECRET_MOUNT = "/root/.docker"
+PUSH_SECRET_MOUNT = "/run/kaito/push-secret"
 USELESS_TO_RETRY = 64
 """Exit code of a container that would fail in the same way again: what it was given has to be corrected first."""
 

@@ -65,7 +65,7 @@ def init_containers(fetches: Sequence[Fetch], image: str, mounts: Sequence[Mount
             "name": CONTAINER,
             "image": image,
             "command": list(COMMAND),
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            "securityContext": pods.container_security(),
             # Our runtime leaves a Failure there; what ends before it can is told by the log's last lines.
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "volumeMounts": [dict(mounted.mount) for mounted in (*mounts, *secret_mounts(fetches))],

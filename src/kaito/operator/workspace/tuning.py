@@ -206,7 +206,7 @@ def _pod_spec(rendering: Rendering, config: TuneConfig, settings: Settings) -> M
         "name": rendering.name,
         "image": settings.runtime_image,
         "command": list(COMMAND),
-        "securityContext": {"allowPrivilegeEscalation": False},
+        "securityContext": pods.container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [mount.mount for mount in mounts],
     }
@@ -220,6 +220,7 @@ def _pod_spec(rendering: Rendering, config: TuneConfig, settings: Settings) -> M
         "automountServiceAccountToken": False,
         "containers": [container],
         "restartPolicy": "Never",
+        "securityContext": pods.pod_security(root=bool(settings.weights_cache)),
         "terminationGracePeriodSeconds": GRACE_S,
         "tolerations": [*pods.tolerations(), *rendering.placement.tolerations],
         "volumes": [mount.volume for mount in mounts],
@@ -234,6 +235,7 @@ def _mounts(rendering: Rendering, config: TuneConfig, settings: Settings) -> Ite
     yield pods.config_map("tune-config", contracts.CONFIG_MOUNT, ours)
     yield pods.config_map("config-volume", contracts.USER_CONFIG_MOUNT, tuning.config_map or ours)
     yield pods.empty_dir("dshm", "/dev/shm", in_memory=True)
+    yield pods.empty_dir("tmp", "/tmp")
     yield weights_mount(settings)
     yield from local_weights(settings)
     if tuning.input.volume_source is not None:

@@ -35,7 +35,8 @@ from kaito.api.training import progress_of
 from kaito.runtime.artifacts.fetch import fetch_item, place_of
 from kaito.runtime.failure import Failed, failure_line, write_termination_message
 from kaito.runtime.serve.guard import tie_to_parent
-from kaito.runtime.serve.launch import cpu_threads
+from kaito.runtime.serve.launch import cache_variables, cpu_threads
+from kaito.runtime.serve.prepare import writable_cache
 from kaito.runtime.settings import Settings
 from kaito.runtime.tune.checkpoints import newest
 from kaito.runtime.tune.job import FAILED, FAILURE, OUT_OF_MEMORY, SENTINEL, Job, Summary, read, state_dir, write
@@ -282,7 +283,8 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
-    return {**cpu_threads(len(os.sched_getaffinity(0))), **settings.environment, **ours}
+    caches = cache_variables(writable_cache(settings.environment))
+    return {**cpu_threads(len(os.sched_getaffinity(0))), **caches, **settings.environment, **ours}
 
 
 def smaller(job: Job) -> Job:
