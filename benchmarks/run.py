@@ -208,7 +208,7 @@ def fine_tuning(folder: Path) -> list[Row]:
         Row("the same: largest memory", "GiB", [gib], 1),
         Row("tokens/s with packing over those of a plain run", "×", [faster], at_least=1.5),
         Row("evaluation loss with packing over that of a plain run", "×", [loss], 1.01),
-        Row("push of a GiB over curl's upload to the same registry", "×", [one[0] for one in pushed], at_least=0.9),
+        Row("push of a GiB over curl's upload to the same registry", "×", [one[0] for one in pushed]),
         Row("push of a GiB over cp", "×", [one[1] for one in pushed], at_least=0.6),
     ]
 
