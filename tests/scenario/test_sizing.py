@@ -87,6 +87,18 @@ def test_a_context_that_cannot_fit_is_refused_with_the_figures_and_the_way_out()
     assert "What serves it: Standard_NC24ads_A100_v4" in said or "needs 2 of these nodes" in said
 
 
+def test_who_knows_better_than_our_sums_may_say_so() -> None:
+    labels = A10 | {"nvidia.com/gpu.memory": "2048", "nvidia.com/gpu.product": "Tesla-T4"}
+    small = node("gpu-0", gpus=1, metadata={"labels": labels})
+    refused = settled(World(asking("phi-3-mini-4k-instruct"), small, known=(WORKSPACES,)))
+    assert refused.get(STATEFUL_SETS, "demo", "default") is None
+    insistent = asking("phi-3-mini-4k-instruct")
+    insistent["metadata"]["annotations"] = {names.BYPASS_RESOURCE_CHECKS_ANNOTATION: ""}
+    here = settled(World(insistent, small, known=(WORKSPACES,)))
+    assert here.get(STATEFUL_SETS, "demo", "default") is not None
+    assert "It is tried although by our sums microsoft/Phi-3-mini-4k-instruct" in message(here, names.NODES_READY)
+
+
 def test_what_kaito_counts_twice_takes_one_node_here() -> None:
     """The repository of gpt-oss-120b holds the weights twice: KAITO asks for three of these nodes."""
     labels = A10 | {"nvidia.com/gpu.product": "NVIDIA-A100-80GB-PCIe", "nvidia.com/gpu.memory": "81920"}
