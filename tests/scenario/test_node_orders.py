@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from kaito.api import names
 from kaito.api.meta import WORKSPACES
 from kaito.kube.manifest import Key, Manifest, condition_of, key_of, labels_of
-from kaito.kube.resource import NODES, STATEFUL_SETS, Resource
+from kaito.kube.resource import CONFIG_MAPS, NODES, STATEFUL_SETS, Resource
 from kaito.operator.facts import catalogue_lookup
 from kaito.operator.provisioners.claims import claim_name
 from kaito.operator.provisioners.nodeclaim import MACHINES, NODE_CLAIMS, node_claim_provisioner
@@ -111,11 +112,32 @@ def test_all_nodes_of_a_workspace_are_ordered_at_once_and_it_starts_when_all_are
     assert {expression["key"] for expression in term["matchExpressions"]} == {*OWNED, "apps"}
 
 
-def test_a_model_that_would_need_several_nodes_orders_none_while_it_could_not_run_on_them() -> None:
+def test_a_model_that_needs_several_nodes_is_laid_over_them_when_all_are_ready() -> None:
     huge = workspace(resource={"instanceType": A100}, inference={"preset": {"name": "llama-3.3-70b-instruct"}})
     here, cloud = begun(huge)
     settle(here)
-    assert said(here, names.INFERENCE_READY)["reason"] == names.REASON_NOT_SUPPORTED_HERE
+    nodes = len(cloud.claims())
+    assert nodes > 1
+    assert found(here)["status"]["state"] == "Ready"
+    (stateful_set,) = here.list(STATEFUL_SETS)
+    assert stateful_set["spec"]["replicas"] == nodes
+    (config,) = (one for one in here.list(CONFIG_MAPS) if one["metadata"]["name"] == "demo-serve")
+    config = json.loads(config["data"]["serve.json"])
+    assert (config["nodes"], config["parallelism"]["pipeline"]) == (nodes, nodes)
+    assert config["peers"] == [f"demo-{rank}.demo-headless.default.svc" for rank in range(nodes)]
+
+
+def test_no_node_is_ordered_for_a_model_whose_engine_serves_from_one() -> None:
+    asked = {"preset": {"name": "phi-4"}}
+    annotations = {names.RUNTIME_ANNOTATION: "transformers"}
+    small = "Standard_NV36ads_A10_v5"
+    here, cloud = begun(
+        workspace(resource={"instanceType": small}, inference=asked, metadata={"annotations": annotations})
+    )
+    settle(here)
+    refused = said(here, names.INFERENCE_READY)
+    assert refused["reason"] == names.REASON_NOT_SUPPORTED_HERE
+    assert "Set the annotation kaito.sh/runtime to vllm." in refused["message"]
     assert cloud.claims() == []
 
 

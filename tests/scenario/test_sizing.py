@@ -17,13 +17,14 @@ from kaito.kube.manifest import Manifest, condition_of
 from kaito.kube.resource import CONFIG_MAPS, STATEFUL_SETS
 from kaito.operator.facts import HubFacts, catalogue_lookup
 from kaito.operator.provisioners.byo import BYO
-from kaito.operator.provisioners.nodeclaim import node_claim_provisioner
+from kaito.operator.provisioners.nodeclaim import NODE_CLAIMS, node_claim_provisioner
 from kaito.operator.settings import Settings
 from kaito.operator.workspace.controller import workspace_controller
 from kaito.operator.workspace.observe import FactsPending, Lookup, UnknownPreset
 from tests.builders import config_map, node, workspace
 from tests.scenario.world import World, starting_kubelet
 
+ORDERING = (WORKSPACES, NODE_CLAIMS)
 SELECTOR = {"matchLabels": {"apps": "demo"}}
 A10 = {
     "apps": "demo",
@@ -69,22 +70,22 @@ def a100_world(asked: Manifest) -> World:
 
 
 def test_a_model_that_needs_several_nodes_is_told_which_one_machine_would_serve_it() -> None:
-    here = settled(World(asking("phi-4", type_="Standard_NV36ads_A10_v5"), known=(WORKSPACES,)), ordered=True)
-    said = message(here)
-    assert "microsoft/phi-4 needs 2 of these nodes" in said
+    here = settled(World(asking("phi-4", type_="Standard_NV36ads_A10_v5"), known=ORDERING), ordered=True)
+    said = message(here, names.NODES_READY)
+    assert "0 of 2 ready" in said
     assert "What serves it: Standard_NC24ads_A100_v4 (1 x A100 80 GiB, 3.67 USD/h), " in said
 
 
 def test_nodes_of_ones_own_are_told_which_gpus_one_of_them_would_need() -> None:
     here = settled(World(asking("phi-4"), node("gpu-0", gpus=1, metadata={"labels": A10}), known=(WORKSPACES,)))
-    assert "One node with 1 x A100 40 GiB or 1 x L40S 48 GiB serves it." in message(here)
+    assert "One node with 1 x A100 40 GiB or 1 x L40S 48 GiB serves it." in message(here, names.NODES_READY)
 
 
 def test_a_context_that_cannot_fit_is_refused_with_the_figures_and_the_way_out() -> None:
     settings = config_map("long", **{"inference_config.yaml": "vllm:\n  max-model-len: 65536\n"})
     asked = asking("llama-3.1-8b-instruct", type_="Standard_NV36ads_A10_v5", config="long")
-    said = message(settled(World(asked, settings, known=(WORKSPACES,)), ordered=True))
-    assert "What serves it: Standard_NC24ads_A100_v4" in said or "needs 2 of these nodes" in said
+    said = message(settled(World(asked, settings, known=ORDERING), ordered=True), names.NODES_READY)
+    assert "What serves it: Standard_NC24ads_A100_v4" in said
 
 
 def test_who_knows_better_than_our_sums_may_say_so() -> None:
@@ -210,6 +211,6 @@ instance_types:
   - {names: [large], gpus: 1, memory_gib: 80, product: NVIDIA A100, compute_capability: 8.0, usd_per_hour: [1.5]}
 """
     provisioner = replace(node_claim_provisioner(), machines=machines().extended(table))
-    here = World(asking("phi-4", type_="small"), known=(WORKSPACES,))
+    here = World(asking("phi-4", type_="small"), known=ORDERING)
     here.settle(workspace_controller(Settings(), provisioner, catalogue_lookup), starting_kubelet)
-    assert "What serves it: large (1 x A100 80 GiB, 1.50 USD/h)." in message(here)
+    assert "What serves it: large (1 x A100 80 GiB, 1.50 USD/h)." in message(here, names.NODES_READY)

@@ -81,6 +81,8 @@ class Placement:
     """What its pods demand of a node."""
     tolerations: tuple[Manifest, ...] = ()
     """The taints that they accept beside those of GPU nodes."""
+    spread: int = 1
+    """Over how many pods, each on a node of its own, one model is laid."""
     fits: bool = True
     """The model can be served by nodes of this kind at all."""
     advice: str = ""
@@ -127,19 +129,24 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
             verdict = replace(judged, message=f"{judged.message} It is tried although by our sums {error}.")
         else:
             verdict, fits = nodes_missing(said, named(REASON_GPU_TOO_SMALL, said.removesuffix("."))), False
+    advice = ""
+    if target > 1 or not fits:
+        advice = _advice(wanted.model, wish.instance_type, context, provisioner.machines)
+    if fits and advice:
+        verdict = replace(verdict, message=f"{verdict.message} {advice}")
+    is_sized = _is_sizable(wanted.model, offered) and not provisioner.single_node
     return Placement(
         verdict=verdict,
         target=target,
         nodes=tuple(sorted(node["metadata"]["name"] for node in ours)),
         hardware=hardware,
         parallelism=_spread(wanted.model, hardware, target),
-        is_sized=_is_sizable(wanted.model, offered) and not provisioner.single_node,
+        is_sized=is_sized,
+        spread=target if is_sized and wanted.engine == "vllm" and wanted.tuning is None else 1,
         requirements=tuple(provisioner.requirements(wish)),
         tolerations=(*wanted.tolerations, *([spot_toleration()] if wish.is_spot else [])),
         fits=fits,
-        advice=_advice(wanted.model, wish.instance_type, context, provisioner.machines)
-        if target > 1 or not fits
-        else "",
+        advice=advice,
     )
 
 

@@ -297,15 +297,12 @@ def _config_problem(observed: Observed, problem: Problem) -> Verdict:
 
 
 def _over_several_nodes(asked: Wanted, placement: Placement) -> Verdict | None:
-    """Why a model that fits no single node is not started: its pods could not work together yet."""
-    if asked.model is None or not placement.is_sized or placement.target < 2:
+    """Why a model that fits no single node is not started: the engine cannot work over several."""
+    if asked.model is None or not placement.is_sized or placement.target < 2 or placement.spread > 1:
         return None
     reason = names.REASON_NOT_SUPPORTED_HERE
-    evidence = (
-        f"{asked.model.id} needs {placement.target} of these nodes, and this operator cannot spread a model over "
-        "several nodes yet."
-    )
-    step = placement.advice or "Use nodes with more GPU memory."
+    evidence = f"{asked.model.id} needs {placement.target} of these nodes, and transformers serves a model from one."
+    step = f"Set the annotation {names.RUNTIME_ANNOTATION} to vllm. {placement.advice}".rstrip()
     return Verdict(False, reason, f"{evidence} {step}", diagnosis=named(reason, evidence).told_as(reason, step))
 
 

@@ -83,6 +83,8 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         served_model_name=_served_name(rendering.manifest, model),
         gpu_memory_utilization=utilization,
         parallelism=placement.parallelism,
+        nodes=placement.spread,
+        peers=_peers(rendering.manifest, placement.spread),
         adapters=adapters.in_config(wanted.adapters),
         fetch_config=fetching.CONFIG_PATH if adapters.fetches(wanted.adapters) else None,
         user_config=f"{contracts.USER_CONFIG_MOUNT}/{contracts.USER_CONFIG_KEY}" if rendering.user_config else None,
@@ -91,6 +93,12 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         user_config_name=rendering.user_config.name if rendering.user_config else None,
         **options,
     )
+
+
+def _peers(workspace: Manifest, pods_: int) -> tuple[str, ...]:
+    """The DNS names of the pods that a model is spread over, by rank; none where one pod has all of it."""
+    name, namespace = workspace["metadata"]["name"], workspace["metadata"].get("namespace", "")
+    return tuple(f"{name}-{rank}.{headless_name(name)}.{namespace}.svc" for rank in range(pods_)) if pods_ > 1 else ()
 
 
 def _extra_args(rendering: Rendering, flags: EngineFlags, *, on_gpu: bool) -> dict[str, Any]:
@@ -147,10 +155,14 @@ def _json(config: contracts.Contract) -> str:
 def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeConfig, settings: Settings) -> Manifest:
     """The StatefulSet that serves a preset."""
     user_config = rendering.user_config
-    fixed = _json(adapters.unrolled(config, rendering.wanted.adapters))
+    # Over several pods an adapter has to be in all of them before any may load it: they start anew with it.
+    alone = config.nodes == 1
+    fixed = _json(adapters.unrolled(config, rendering.wanted.adapters) if alone else config)
     fetched = weights.fetches(rendering.wanted.weights, model)
     # A running server follows what it can fetch itself; for what takes a secret there is a new pod.
-    fixed += "".join(_json(one.item()) for one in adapters.fetches(rendering.wanted.adapters) if one.secrets)
+    fixed += "".join(
+        _json(one.item()) for one in adapters.fetches(rendering.wanted.adapters) if one.secrets or not alone
+    )
     fixed += "".join(_json(one.item()) for one in fetched)
     digest = hashlib.sha256((fixed + (user_config.text if user_config else "")).encode()).hexdigest()
     mounts, fetches = _mounts(rendering, settings), _fetches(rendering.wanted)
@@ -279,6 +291,8 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
 def _benchmark(rendering: Rendering, *, on_gpu: bool) -> Literal["off", "light", "full"]:
     """What the pod measures of itself after it is Ready: a light load for vLLM on GPUs, unless the user says."""
     annotations = annotations_of(rendering.manifest)
+    if rendering.placement.spread > 1:
+        return "off"  # A load on all of a model's nodes is for its user to make.
     if str(annotations.get(names.DISABLE_BENCHMARK_ANNOTATION)).lower() == "true":
         return "off"
     if annotations.get(names.BENCHMARK_ANNOTATION) == "full":

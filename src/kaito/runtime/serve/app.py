@@ -177,8 +177,9 @@ class Serving:
     async def follow_adapters(
         self, facts: Facts, session: ClientSession, ready: asyncio.Task[None], *, scratch: Path
     ) -> None:
-        """Once the engine answers, load and unload adapters as the config file changes."""
-        if not self.config.adapters:
+        """Once the engine answers, load and unload adapters as the config file changes; over several pods, where one
+        has to be in all of them first, they start anew instead."""
+        if not self.config.adapters or self.config.nodes > 1:
             return
         await ready
         following = Following(
