@@ -53,6 +53,7 @@ class RuntimeProcess:
     def __init__(self, config: Path, folder: Path, **environment: str) -> None:
         settings = json.loads(config.read_text())
         self.engine: str = settings["engine"]
+        self.host = environment.get("KAITO_HOST", "127.0.0.1")
         self.port: int = settings["port"]
         self.log = folder / "log"
         self.last_words = folder / "termination-log"
@@ -62,7 +63,7 @@ class RuntimeProcess:
             [sys.executable, "-m", "kaito.runtime", "serve", "--config", str(config)],
             env={
                 **os.environ,
-                "KAITO_HOST": "127.0.0.1",
+                "KAITO_HOST": self.host,
                 "KAITO_TERMINATION_LOG": str(self.last_words),
                 **environment,
             },
@@ -96,7 +97,7 @@ class RuntimeProcess:
         self, method: str, path: str, body: Any = None, *, content_type: str | None = "application/json"
     ) -> tuple[int, bytes]:
         """Status and body of one request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         try:
             headers = {"Content-Type": content_type or "application/x-www-form-urlencoded"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
