@@ -19,7 +19,7 @@ from kaito.kube.manifest import Key
 from kaito.kube.plan import Plan
 from kaito.operator.facts import catalogue_lookup
 from kaito.operator.workspace.controller import workspace_controller
-from tests.golden.workspaces import CASES, Case
+from tests.golden.workspaces import CASES, EXAMPLES, Case
 from tests.scenario.world import starting_kubelet
 
 HERE = Path(__file__).parent
@@ -85,7 +85,7 @@ def test_pods_keep_to_the_restricted_profile_of_pod_security(case: Case) -> None
     weights that are kept there the pod's user is root, without a capability.
     """
     for manifest in planned(case).apply:
-        if manifest["kind"] not in ("StatefulSet", "Job") or case.name == "template":
+        if manifest["kind"] not in ("StatefulSet", "Job") or case.name.endswith("template"):
             continue
         spec = manifest["spec"]["template"]["spec"]
         pod, keeps_weights = spec["securityContext"], bool(case.settings.weights_cache)
@@ -100,6 +100,11 @@ def test_pods_keep_to_the_restricted_profile_of_pod_security(case: Case) -> None
         kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
         allowed = {"configMap", "emptyDir", "secret", "persistentVolumeClaim", "projected", "csi", "ephemeral"}
         assert kinds <= allowed | ({"hostPath"} if keeps_weights or case.settings.local_weights else set())
+
+
+def test_every_example_is_a_case() -> None:
+    examples = {path for path in EXAMPLES.rglob("*.yaml") if path.name != "training_config.yaml"}
+    assert examples <= {case.path for case in CASES}
 
 
 def test_no_golden_file_is_left_over() -> None:

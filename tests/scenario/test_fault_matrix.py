@@ -138,13 +138,21 @@ def test_a_gpu_that_is_too_small_is_told() -> None:
         (workspace(inference={"config": "c"}), (config_map("c", other="x"),), names.REASON_CONFIG_KEY_MISSING),
         (workspace(inference={"config": "c"}), (config_map("c", **{"inference_config.yaml": "- a: ["}),),
          names.REASON_CONFIG_INVALID),
-        (workspace(resource={"partition": {"mode": "mig", "profile": "1g.5gb"}}), (), names.REASON_NOT_SUPPORTED_HERE),
         (workspace(), ({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "demo", "namespace": "default"},
                         "spec": {}},), names.REASON_NAME_TAKEN),
     ],
 )  # fmt: skip
 def test_a_fault_of_the_workspace_itself_is_told(manifest: Manifest, others: Any, reason: str) -> None:
     check(told(here_with(manifest, mine(), *others)), reason)
+
+
+def test_what_an_engine_cannot_do_is_told() -> None:
+    labels = {"apps": "demo", "nvidia.com/gpu.product": "NVIDIA-A10", "nvidia.com/gpu.memory": "24576"}
+    several = [node(name, gpus=1, metadata={"labels": labels}) for name in ("a", "b")]
+    asked = workspace(
+        inference={"preset": {"name": "phi-4"}}, metadata={"annotations": {names.RUNTIME_ANNOTATION: "transformers"}}
+    )
+    check(told(here_with(asked, *several)), names.REASON_NOT_SUPPORTED_HERE)
 
 
 @pytest.mark.parametrize(("reason", "said"), API_FAULTS)

@@ -100,6 +100,39 @@ def test_who_knows_better_than_our_sums_may_say_so() -> None:
     assert "It is tried although by our sums microsoft/Phi-3-mini-4k-instruct" in message(here, names.NODES_READY)
 
 
+def part(preset: str, mode: str, *, type_: str = "", **partition: object) -> Manifest:
+    asked = asking(preset, type_=type_)
+    asked["resource"]["partition"] = {"mode": mode, **partition}
+    return asked
+
+
+def resources(here: World) -> Manifest:
+    made = here.get(STATEFUL_SETS, "demo", "default")
+    assert made is not None
+    return dict(made["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"])
+
+
+def test_a_part_of_a_node_is_what_its_pod_asks_for() -> None:
+    eight = node("gpu-0", gpus=8, metadata={"labels": {"apps": "demo"}})
+    some = settled(World(part("phi-4", "accelerator", count=2), eight, known=(WORKSPACES,)))
+    assert resources(some) == {"nvidia.com/gpu": "2"}
+    sliced = node("gpu-0", metadata={"labels": {"apps": "demo", "nvidia.com/gpu.product": "NVIDIA-A100-80GB-PCIe"}})
+    mig = settled(World(part("phi-3-mini-4k-instruct", "mig", profile="3g.40gb"), sliced, known=(WORKSPACES,)))
+    assert resources(mig) == {"nvidia.com/mig-3g.40gb": "1"}
+
+
+def test_a_part_that_cannot_be_had_or_holds_no_model_is_told() -> None:
+    eight = node("gpu-0", gpus=8, metadata={"labels": {"apps": "demo"}})
+    for asked, ordered, says in (
+        (part("phi-4", "accelerator", count=9), False, "resource.partition.count is 9, and a node has 8 GPUs"),
+        (part("phi-4", "mig", profile="1g.5gb"), False, "does not fit a slice 1g.5gb"),
+        (part("phi-4", "accelerator", type_="Standard_NC24ads_A100_v4", count=1), True, "leave instanceType out"),
+    ):
+        here = settled(World(asked, eight, known=ORDERING), ordered=ordered)
+        assert says in message(here, names.NODES_READY)
+        assert here.get(STATEFUL_SETS, "demo", "default") is None
+
+
 def test_what_kaito_counts_twice_takes_one_node_here() -> None:
     """The repository of gpt-oss-120b holds the weights twice: KAITO asks for three of these nodes."""
     labels = A10 | {"nvidia.com/gpu.product": "NVIDIA-A100-80GB-PCIe", "nvidia.com/gpu.memory": "81920"}

@@ -32,8 +32,8 @@ GATES: Mapping[str, Gate] = {
     ),
     "gatewayAPIInferenceExtension": Gate(False, "never", "Routing by the Gateway API is not part of this operator."),
     "enableInferenceSetController": Gate(True, "never", "InferenceSets are not part of this operator yet."),
-    "enableMIG": Gate(False, "never", "resource.partition is not supported by this operator yet."),
-    "enableAccelerator": Gate(False, "never", "resource.partition is not supported by this operator yet."),
+    "enableMIG": Gate(False, "always", "resource.partition with mode mig works without it."),
+    "enableAccelerator": Gate(False, "always", "resource.partition with mode accelerator works without it."),
     "enableMultiRoleInferenceController": Gate(
         False, "never", "MultiRoleInferences are not part of this operator yet."
     ),

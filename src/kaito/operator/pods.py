@@ -106,11 +106,12 @@ def pod_security(*, root: bool) -> Manifest:
     }
 
 
-def gpu_resources(gpus: int) -> Manifest:
-    """Whole GPUs; requests equal limits, as extended resources demand. Empty on a node without GPUs."""
+def gpu_resources(gpus: int, resource: str = GPU_RESOURCE) -> Manifest:
+    """GPUs, or slices of them under a name of their own; requests equal limits, as extended resources demand. Empty on
+    a node without GPUs."""
     if gpus <= 0:
         return {}
-    return {"requests": {GPU_RESOURCE: str(gpus)}, "limits": {GPU_RESOURCE: str(gpus)}}
+    return {"requests": {resource: str(gpus)}, "limits": {resource: str(gpus)}}
 
 
 def tolerations() -> list[Manifest]:

@@ -65,7 +65,6 @@ UNSERVABLE = [
     (workspace(inference={"preset": {"name": 7}}), names.REASON_INVALID_SPEC, "inference.preset.name"),
     (workspace("x" * 53), names.REASON_INVALID_SPEC, "at most 52"),
     (workspace("1st"), names.REASON_INVALID_SPEC, "beginning with a letter"),
-    (workspace(resource={"partition": {"mode": "mig"}}), names.REASON_NOT_SUPPORTED_HERE, "whole GPUs"),
     (workspace(inference=adapter(image="example.com/A:1")), names.REASON_INVALID_SPEC, "has capitals"),
     (workspace(inference=adapter()), names.REASON_INVALID_SPEC, "no image, volumeSource or urls"),
     (workspace(inference=adapter(image="example.com/a:1", **VOLUME)), names.REASON_INVALID_SPEC, "give one of them"),

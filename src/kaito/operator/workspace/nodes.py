@@ -8,13 +8,14 @@ a changed context length or a better node changes the target.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from kaito.api.contracts import Parallelism
-from kaito.api.names import BYPASS_RESOURCE_CHECKS_ANNOTATION, REASON_GPU_TOO_SMALL
-from kaito.api.workspace import Workspace
+from kaito.api.names import BYPASS_RESOURCE_CHECKS_ANNOTATION, REASON_GPU_TOO_SMALL, REASON_INVALID_SPEC
+from kaito.api.workspace import PartitionSpec, Workspace
 from kaito.catalog.fit import Demand, Fit, fit, instead, least_gpus
 from kaito.catalog.gpus import Gpus, Machines
 from kaito.catalog.models import ModelFacts
@@ -33,6 +34,11 @@ from kaito.operator.workspace.wanted import Wanted
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 MEMORY_LABEL = "nvidia.com/gpu.memory"
 MIB_PER_GIB = 1024
+_MIG_MEMORY = re.compile(r"\.(\d+)gb")
+
+
+class NoSuchPart(DoesNotFit):
+    """The part of a node that the Workspace asks for cannot be had of such nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,8 @@ class Hardware:
     """Of all GPUs together; None where the node does not say."""
     product: str = ""
     compute_capability: float | None = None
+    resource: str = GPU_RESOURCE
+    """What a pod asks for to get one of them."""
 
     @property
     def known(self) -> Gpus | None:
@@ -112,13 +120,20 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
     )
     context = max_model_len or DEFAULT_CONTEXT
     count = resource.count if resource else 1
+    partition = resource.partition if resource else None
     fits = True
     try:
-        if wanted.tuning is not None:
+        if partition is not None and wanted.tuning is None:
+            offered = _part(partition, offered, ours, provisioner.machines, is_ordered=ordered)
+            target, hardware = _size_of_part(wanted.model, offered, partition, context), offered
+        elif wanted.tuning is not None:
             target, hardware = 1, _one_gpu(offered) if provisioner.single_node else offered
         else:
             target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
         verdict = provisioner.judge(wish, ours, target)
+    except NoSuchPart as error:
+        cause = named(REASON_INVALID_SPEC, str(error))
+        target, hardware, verdict, fits = 1, offered, nodes_missing(f"{error}.", cause), False
     except DoesNotFit as error:
         said = " ".join(
             filter(None, (f"{error}.", _advice(wanted.model, wish.instance_type, context, provisioner.machines)))
@@ -144,10 +159,46 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
         is_sized=is_sized,
         spread=target if is_sized and wanted.engine == "vllm" and wanted.tuning is None else 1,
         requirements=tuple(provisioner.requirements(wish)),
-        tolerations=(*wanted.tolerations, *([spot_toleration()] if wish.is_spot else [])),
+        tolerations=(*wanted.tolerations, *_tolerations(wish, hardware)),
         fits=fits,
         advice=advice,
     )
+
+
+def _part(
+    partition: PartitionSpec, offered: Hardware, nodes: Sequence[Manifest], machines: Machines, *, is_ordered: bool
+) -> Hardware:
+    """The part of a node that is asked for. Raises NoSuchPart."""
+    if is_ordered:
+        raise NoSuchPart(
+            "resource.partition takes a part of a node that is there: label it, and leave instanceType out"
+        )
+    if partition.mode == "accelerator":
+        asked = partition.count or 1
+        if offered.gpus and asked > offered.gpus:
+            raise NoSuchPart(f"resource.partition.count is {asked}, and a node has {offered.gpus} GPUs: ask for fewer")
+        return offered.shared(asked) if offered.gpus else Hardware(asked)
+    labels = [labels_of(node).get(PRODUCT_LABEL, "").partition("-MIG-")[0] for node in nodes]
+    known = next((found for label in labels if (found := machines.gpu_product(label)) is not None), None)
+    slice_gb = _MIG_MEMORY.search(partition.profile)
+    return Hardware(
+        gpus=1,
+        memory_gib=float(slice_gb[1]) if slice_gb else None,
+        product=known.product if known else "",
+        compute_capability=known.compute_capability if known else None,
+        resource=f"nvidia.com/mig-{partition.profile}",
+    )
+
+
+def _size_of_part(model: ModelFacts | None, part: Hardware, partition: PartitionSpec, context: int) -> int:
+    """One node: parts of several do not work together. Raises DoesNotFit."""
+    if model is None or part.known is None or not _is_sizable(model, part):
+        return 1
+    nodes = estimate_nodes(model, part.known, context=context).nodes
+    if nodes > 1 and not _alone(model, part.known, context).fits:
+        what = f"a slice {partition.profile}" if partition.mode == "mig" else f"{part.gpus} of a node's GPUs"
+        raise DoesNotFit(f"{model.id} with a context of {context} tokens does not fit {what}")
+    return 1
 
 
 def hardware_of(node: Manifest, machines: Machines) -> Hardware:
@@ -237,6 +288,12 @@ def _advice(model: ModelFacts | None, type_: str, context: int, machines: Machin
         return f"What serves it: {found}." if found else ""
     gpus = least_gpus(model, machines.instance_types(), demand)
     return f"One node with {' or '.join(gpus)} serves it." if gpus else ""
+
+
+def _tolerations(wish: Wish, hardware: Hardware) -> list[Manifest]:
+    """The taints of the nodes that are asked for, beside those of all GPU nodes."""
+    sliced = {"key": hardware.resource, "operator": "Exists", "effect": "NoSchedule"}
+    return [*([spot_toleration()] if wish.is_spot else []), *([sliced] if hardware.resource != GPU_RESOURCE else [])]
 
 
 def _one_gpu(offered: Hardware) -> Hardware:

@@ -179,7 +179,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
     }
     optional = {
         "env": _environment(rendering.wanted, engine_flags(model, rendering.wanted.engine), config),
-        "resources": pods.gpu_resources(rendering.placement.hardware.gpus),
+        "resources": pods.gpu_resources(rendering.placement.hardware.gpus, rendering.placement.hardware.resource),
     }
     container |= {field: value for field, value in optional.items() if value}
     spec: Manifest = {

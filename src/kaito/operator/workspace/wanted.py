@@ -97,9 +97,9 @@ def wanted(observed: Observed, default_engine: Engine) -> Wanted | Problem:
     if (workspace.inference is None) == (workspace.tuning is None):
         given = "both inference and tuning" if workspace.inference else "neither inference nor tuning"
         return _invalid(f"The Workspace has {given}: give exactly one of them.")
-    if workspace.resource is not None and workspace.resource.partition is not None:
-        return _not_here("resource.partition is not supported by this operator yet. Leave it out to use whole GPUs.")
     if workspace.tuning is not None:
+        if workspace.resource is not None and workspace.resource.partition is not None:
+            return _invalid("resource.partition must not be given: tuning takes whole GPUs. Leave it out.")
         return _tuning(observed, workspace, workspace.tuning)
     return _inference(observed, workspace, workspace.inference or InferenceSpec(), default_engine)
 
@@ -321,10 +321,6 @@ def _max_model_len(settings: dict[Any, Any]) -> int | None:
 
 def _invalid(message: str) -> Problem:
     return Problem(names.REASON_INVALID_SPEC, message)
-
-
-def _not_here(message: str) -> Problem:
-    return Problem(names.REASON_NOT_SUPPORTED_HERE, message)
 
 
 def _config(message: str) -> Problem:
