@@ -18,7 +18,9 @@ import yaml
 
 from kaito.api.contracts import Failure
 from kaito.api.names import REASON_DISK_FULL
+from kaito.runtime.serve.tensors import shapes_of
 from kaito.runtime.tune.job import FAILED, FAILURE, SENTINEL, Job, read, state_dir
+from kaito.runtime.tune.publish import result_files
 
 SCRIPT = Path(__file__).with_name("tuning_methods.py")
 FULL_MIB = 80
@@ -29,6 +31,7 @@ METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qlora": ("qlora", "chats", {"QuantizationConfig": {"load_in_4bit": True}}),
     "full": ("full", "chats", {}),
     "dpo": ("lora", "preferences", {}),
+    "merged": ("qlora", "chats", {"QuantizationConfig": {"load_in_4bit": True}}),
 }
 """By name: the method, the data, and the sections of the configuration beside the training's."""
 
@@ -70,6 +73,7 @@ def job(place: Path, model: Path, name: str, method: str, data: str, output: Pat
     made = Job(
         workspace="w", model=str(model), model_id="kaito/demo-phi-3", method=method, device="cpu",  # type: ignore[arg-type]
         training_config=str(config), data_dir=str(place / data), output_dir=str(output), checkpoint_s=3600,
+        merge=name == "merged",
     )  # fmt: skip
     return dict(made.model_dump(mode="json"))
 
@@ -91,10 +95,15 @@ def test_every_method_ends_with_a_result_and_a_full_disk_in_one_sentence(
     assert codes == {name: 0 if name in METHODS else FAILED for name in jobs}, done.stderr[-3000:]
     for name in METHODS:
         result = place / f"{name}-result"
-        weights = "model.safetensors" if name == "full" else "adapter_model.safetensors"
+        weights = "model.safetensors" if name in ("full", "merged") else "adapter_model.safetensors"
         assert (result / SENTINEL).is_file()
-        assert (result / weights).stat().st_size > 0
+        assert weights in result_files(result)
+        assert ("adapter_config.json" in result_files(result)) == (weights == "adapter_model.safetensors")
         assert "final loss" in (result / "README.md").read_text()
+    merged = {"config.json", "tokenizer.json", "adapter/adapter_model.safetensors"}
+    assert merged <= result_files(place / "merged-result").keys()
+    whole, base = (shapes_of(folder / "model.safetensors") for folder in (place / "merged-result", model))
+    assert whole == base, "it can be served in the model's place"
     if small_disk is not None:
         told = read(state_dir(small_disk / "result") / FAILURE, Failure)
         assert told is not None

@@ -213,6 +213,8 @@ class TuneConfig(Contract):
     output_dir: str = DEFAULT_OUTPUT_DIR
     output: TuneTarget | None = None
     """None leaves the result in the output folder, which is a volume then."""
+    merge: bool = False
+    """The result is the model with the adapter in it, not the adapter."""
     checkpoint_s: float = Field(default=300.0, gt=0)
     """Seconds of training that a sudden end may cost."""
     registry_mirrors: dict[str, str] = Field(default_factory=dict)

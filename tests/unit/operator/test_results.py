@@ -52,6 +52,9 @@ def tuning(state: str = "Running", **changes: Any) -> Manifest:
     return {**made, "metadata": {**made["metadata"], "uid": "uid-taught"}, "status": status}
 
 
+MERGING = {"metadata": {"annotations": {names.MERGE_ANNOTATION: "true"}}}
+
+
 def planned(*others: Manifest, known: tuple[Manifest, ...] = ()) -> Plan:
     controller = workspace_controller(Settings(), LOCAL, catalogue_lookup)
     here = World(SERVING, node(), *others, *known, known=(WORKSPACES,))
@@ -129,13 +132,14 @@ def test_a_result_on_a_volume_is_mounted() -> None:
         ((), "there is no Workspace taught. Create it"),
         ((tuning("Failed"),), "Workspace taught has failed. The data set is empty."),
         ((tuning("Succeeded", method="full"),), "its result is a model and no adapter"),
+        ((merged(tuning("Succeeded"), MERGING),), "merges its adapter: its result is a model"),
         ((tuning("Succeeded", preset={"name": "phi-3-mini-128k-instruct"}),), "and this one serves"),
         (
             ({**workspace("taught"), "metadata": {"name": "taught", "namespace": "default", "uid": "2"}},),
             "Workspace taught tunes no model",
         ),
     ],
-    ids=["missing", "failed", "full", "another model", "serves itself"],
+    ids=["missing", "failed", "full", "merged", "another model", "serves itself"],
 )
 def test_what_cannot_be_served_says_why(found: tuple[Manifest, ...], says: str) -> None:
     plan = planned(*found)

@@ -12,11 +12,17 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from kaito.api.contracts import FETCH_CONFIG_KEY, FETCHED_ADAPTERS_MOUNT, FetchConfig, OciSource
-from kaito.api.names import REASON_ADAPTER, REASON_INFERENCE_PENDING, WORKSPACE_SUCCEEDED
+from kaito.api.names import (
+    MERGE_ANNOTATION,
+    REASON_ADAPTER,
+    REASON_INFERENCE_PENDING,
+    WEIGHTS_IMAGE_ANNOTATION,
+    WORKSPACE_SUCCEEDED,
+)
 from kaito.api.references import parse
 from kaito.api.workspace import AdapterSource, AdapterSpec, TuningSpec
 from kaito.catalog.models import ModelFacts
-from kaito.kube.manifest import Manifest, condition_of
+from kaito.kube.manifest import Manifest, annotations_of, condition_of
 from kaito.operator.workspace.observe import Observed, Tuned
 from kaito.operator.workspace.problem import Problem
 
@@ -55,6 +61,9 @@ def _result(source: AdapterSource, tuned: Tuned, model: ModelFacts) -> AdapterSo
         return _wrong(f"Workspace {name} tunes no model. Name one with tuning.")
     if tuning.method.lower() == "full":
         return _wrong(f"Workspace {name} tunes all weights: its result is a model and no adapter. Use lora or qlora.")
+    if is_merged(manifest):
+        step = f"Take its annotation {MERGE_ANNOTATION} out, or serve the model with {WEIGHTS_IMAGE_ANNOTATION}."
+        return _wrong(f"Workspace {name} merges its adapter: its result is a model and no adapter. {step}")
     if isinstance(tuned.model, ModelFacts) and tuned.model.id != model.id:
         return _wrong(f"Workspace {name} tunes {tuned.model.id}, and this one serves {model.id}. Serve that one.")
     status = manifest.get("status") or {}
@@ -69,6 +78,11 @@ def _result(source: AdapterSource, tuned: Tuned, model: ModelFacts) -> AdapterSo
             REASON_INFERENCE_PENDING, f"Waiting for Workspace {name}{how_far}: its result is adapter {source.called}."
         )
     return _place(source, tuning, status.get("tuning") or {})
+
+
+def is_merged(workspace: Manifest) -> bool:
+    """Whether a tuning's result is a whole model although it trains an adapter."""
+    return str(annotations_of(workspace).get(MERGE_ANNOTATION, "")).strip().lower() == "true"
 
 
 def _place(source: AdapterSource, tuning: TuningSpec, said: Manifest) -> AdapterSource | Problem:

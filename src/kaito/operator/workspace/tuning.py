@@ -41,6 +41,7 @@ from kaito.operator.workspace.containers import statuses
 from kaito.operator.workspace.nodes import Placement
 from kaito.operator.workspace.observe import Observed, tune_config_name
 from kaito.operator.workspace.progress import progress_of
+from kaito.operator.workspace.results import is_merged
 from kaito.operator.workspace.revision import spec_hash
 from kaito.operator.workspace.serving import TOKEN_KEY, local_weights, weights_mount
 from kaito.operator.workspace.wanted import Tuning, Wanted
@@ -102,6 +103,7 @@ def tune_config(rendering: Rendering, settings: Settings) -> TuneConfig:
         private_urls=settings.allows_private_urls,
         output_dir=tuning.output_dir,
         output=_target(rendering) if tuning.output.image else None,
+        merge=is_merged(rendering.manifest) and tuning.method != "full",
     )
 
 

@@ -154,6 +154,7 @@ class Tuning:
             data_dir=str(self.settings.path(config.data_dir)),
             output_dir=str(output),
             checkpoint_s=config.checkpoint_s,
+            merge=config.merge,
         )
 
     def _train(self, job: Job, output: Path) -> None:

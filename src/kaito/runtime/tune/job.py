@@ -45,6 +45,7 @@ class Job(Contract):
     data_dir: str
     output_dir: str
     checkpoint_s: float
+    merge: bool = False
     batch_divisor: int = 1
     """The micro batch is divided by it: 2 after the GPU ran out of memory."""
 

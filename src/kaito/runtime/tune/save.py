@@ -16,6 +16,7 @@ from kaito.api.training import TrainingOptions
 from kaito.runtime.tune.checkpoints import remove_all
 from kaito.runtime.tune.curve import svg
 from kaito.runtime.tune.job import SENTINEL, Job, Point, Summary, state_dir, write
+from kaito.runtime.tune.merge import merge
 
 ADAPTER_CONFIG = "adapter_config.json"
 CURVE = "loss.svg"
@@ -31,6 +32,8 @@ def save(trainer: Any, job: Job, options: TrainingOptions, *, summary: Summary, 
         (output / name).unlink(missing_ok=True)
     if (output / ADAPTER_CONFIG).is_file():
         _name_base(output / ADAPTER_CONFIG, job)
+        if job.merge:
+            merge(job)
     (output / CURVE).write_text(svg(points), "utf-8")
     (output / "README.md").write_text(card(job, options, summary), "utf-8")
     if str(options.training.get("save_strategy", "no")) == "no":
@@ -48,9 +51,10 @@ def _name_base(path: Path, job: Job) -> None:
 
 def card(job: Job, options: TrainingOptions, summary: Summary) -> str:
     """The model card: what was trained, on what, how, and what came out."""
+    is_adapter = job.method != "full" and not job.merge
     head = {
         "base_model": job.model_id,
-        "library_name": "peft" if job.method != "full" else "transformers",
+        "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["kaito", job.method],
     }
@@ -71,7 +75,7 @@ def card(job: Job, options: TrainingOptions, summary: Summary) -> str:
         "TrainingArguments": dict(options.training),
         "DatasetConfig": options.dataset.model_dump(exclude_unset=True),
     }
-    kind = "LoRA adapter for" if job.method != "full" else "Fine-tuned"
+    kind = "LoRA adapter for" if is_adapter else "Fine-tuned"
     lines = [
         "---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "",
         f"# {kind} {job.model_id}", "",
