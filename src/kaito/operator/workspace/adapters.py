@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from kaito.api import contracts
 from kaito.api.contracts import Adapter, OciSource, ServeConfig, UrlSource
 from kaito.api.references import parse
-from kaito.api.workspace import AdapterSpec, DataSource
+from kaito.api.workspace import AdapterSource, AdapterSpec, DataSource
 from kaito.kube.manifest import Manifest
 from kaito.operator import pods
 from kaito.operator.pods import Mounted
@@ -51,7 +51,8 @@ class LoraAdapter:
 
 
 def lora_adapters(specs: Sequence[AdapterSpec]) -> tuple[LoraAdapter, ...] | str:
-    """The adapters that are asked for, or what is wrong with the first that makes no sense."""
+    """The adapters that are asked for, results of Workspaces found already (`results.py`); or what is wrong with the
+    first that makes no sense."""
     found: list[LoraAdapter] = []
     for index, spec in enumerate(specs):
         path = f"inference.adapters[{index}]"
@@ -76,7 +77,7 @@ def _problem(path: str, spec: AdapterSpec, taken: set[str]) -> str:
         return f"{path}.source.name {source.name} occurs twice: give each adapter a name of its own."
     given = [kind for kind, value in _kinds(source) if value]
     if len(given) != 1:
-        has = f"both {given[0]} and {given[1]}" if given else "no image, volumeSource or urls"
+        has = f"both {given[0]} and {given[1]}" if given else "no image, volumeSource, urls or workspace"
         return f"{path}.source has {has}: give one of them."
     if source.image:
         try:
@@ -86,8 +87,9 @@ def _problem(path: str, spec: AdapterSpec, taken: set[str]) -> str:
     return ""
 
 
-def _kinds(source: DataSource) -> tuple[tuple[str, object], ...]:
-    return ("image", source.image), ("volumeSource", source.volume_source), ("urls", source.urls)
+def _kinds(source: AdapterSource) -> tuple[tuple[str, object], ...]:
+    found = ("image", source.image), ("volumeSource", source.volume_source), ("urls", source.urls)
+    return *found, ("workspace", source.workspace)
 
 
 def _strength(text: str | None) -> float | None:
