@@ -88,7 +88,8 @@ class Applier:
         await _together(self._record, plan.events)
 
     async def _record(self, event: Event) -> None:
-        self.writes += await self._recorder.record(event)
+        was_written = await self._recorder.record(event)  # `+= await` would forget what is counted meanwhile
+        self.writes += was_written
 
     def _resource_of(self, manifest: Manifest) -> Resource:
         try:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -131,6 +131,18 @@ async def test_what_is_wanted_comes_to_be_and_then_nothing_is_written() -> None:
         assert children(server) == {"w-map": {"colour": "red"}}
         # Child, status not ready (or ready already, as the answer to the apply is seen at once): three at most.
         assert await settled(server, manager) <= 3
+        assert manager.stats["widgets"].writes == sum(server.count(verb) for verb in WRITES)
+
+
+async def test_no_write_is_lost_from_the_count_while_others_are_on_their_way() -> None:
+    def telling(seen: Seen) -> Plan:
+        return replace(plan(seen, datetime.now(UTC)), events=(Event(seen.widget, "Seen", "It was seen."),))
+
+    async with managed(planning(telling)) as (server, manager):
+        for number in range(20):
+            await server.put(WIDGET_PLACE, widget(f"w{number}"))
+        await until(lambda: len(server.objects.get(EVENT_PLACE, {})) == 21)
+        await settled(server, manager)
         assert manager.stats["widgets"].writes == sum(server.count(verb) for verb in WRITES)
 
 
