@@ -20,7 +20,7 @@ import typer
 from kaito.api.kinds import WORKSPACES
 from kaito.cli import connect, phases
 from kaito.cli.failure import UserError
-from kaito.cli.options import Kubeconfig, Namespace
+from kaito.cli.options import ApiKey, Kubeconfig, Namespace
 from kaito.kube.client import Client
 from kaito.kube.manifest import Key
 
@@ -33,9 +33,7 @@ def chat(
     *,
     model: Annotated[str, typer.Option(help="One of its adapters by name, in place of the model itself.")] = "",
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
-    api_key: Annotated[
-        str, typer.Option(envvar="KAITO_API_KEY", help="The key that the model server asks for.", show_envvar=True)
-    ] = "",
+    api_key: ApiKey = "",
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
@@ -48,9 +46,6 @@ async def _chat(
     key: Key, question: str | None, max_tokens: int, kubeconfig: Kubeconfig, *, wanted: str, headers: dict[str, str]
 ) -> None:
     async with Client(connect.cluster(kubeconfig)) as client:
-        why = phases.trouble(await client.get(WORKSPACES, key.name, key.namespace))
-        if why is not None:
-            raise UserError(f"{key.name} is not Ready: {why.message}", f"Watch it: kaito get {key.name} --watch")
         model = chosen(await served_names(client, key, headers), wanted, key)
         messages: list[Message] = []
         if question is None and sys.stdin.isatty():
@@ -89,7 +84,10 @@ def service_path(key: Key, path: str) -> str:
 
 
 async def served_names(client: Client, key: Key, headers: dict[str, str]) -> list[str]:
-    """The names that the Workspace serves, the model's own first. Raises UserError when it serves none."""
+    """The names that the Workspace serves, the model's own first. Raises UserError when it is not Ready or has none."""
+    why = phases.trouble(await client.get(WORKSPACES, key.name, key.namespace))
+    if why is not None:
+        raise UserError(f"{key.name} is not Ready: {why.message}", f"Watch it: kaito get {key.name} --watch")
     body = await connect.request(client, "GET", service_path(key, "/v1/models"), headers=headers)
     try:
         found = [str(model["id"]) for model in msgspec.json.decode(body)["data"]]

@@ -18,11 +18,11 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from kaito.api.kinds import WORKSPACES
-from kaito.cli import chat, connect, phases
+from kaito.cli import chat, connect
 from kaito.cli.failure import UserError
-from kaito.cli.options import Kubeconfig, Namespace
+from kaito.cli.options import ApiKey, Kubeconfig, Namespace
 from kaito.kube.client import Client
 from kaito.kube.manifest import Key
 
@@ -62,9 +62,7 @@ def compare(
     adapter: Annotated[list[str] | None, typer.Option(help="One of the adapters; all when left out.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     output: Annotated[Literal["table", "json"], typer.Option("--output", "-o", help="table or json.")] = "table",
-    api_key: Annotated[
-        str, typer.Option(envvar="KAITO_API_KEY", help="The key that the model server asks for.", show_envvar=True)
-    ] = "",
+    api_key: ApiKey = "",
     namespace: Namespace = "default",
     kubeconfig: Kubeconfig = None,
 ) -> None:
@@ -102,9 +100,6 @@ async def _ask(
 ) -> list[Asked]:  # fmt: skip
     console = Console(stderr=True)
     async with Client(connect.cluster(kubeconfig)) as client:
-        why = phases.trouble(await client.get(WORKSPACES, key.name, key.namespace))
-        if why is not None:
-            raise UserError(f"{key.name} is not Ready: {why.message}", f"Watch it: kaito get {key.name} --watch")
         names = await chat.served_names(client, key, headers)
         models = [names[0], *(chat.chosen(names, one, key) for one in wanted or names[1:])]
         if len(models) == 1:
@@ -134,12 +129,8 @@ def as_table(asked: Sequence[Asked]) -> Table:
         table.add_column(head, overflow="fold")
     for one in asked:
         expected = (one.question.expected or "",) if has_expected else ()
-        table.add_row(*(_plain(text) for text in (one.question.text, *expected, *one.answers.values())))
+        table.add_row(*(Text(text.strip()) for text in (one.question.text, *expected, *one.answers.values())))
     return table
-
-
-def _plain(text: str) -> str:
-    return text.strip().replace("[", r"\[")
 
 
 def summary(asked: Iterable[Asked]) -> list[str]:

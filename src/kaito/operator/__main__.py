@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from kaito.kube.config import ClusterConfig, ConfigError, in_cluster, load_kubeconfig
+from kaito.kube.controller import COLLECT_AT
 from kaito.kube.errors import ApiError
 from kaito.kube.lease import LostLeadership
 from kaito.operator.app import CannotStart, run
@@ -29,9 +30,6 @@ try:
     import uvloop
 except ModuleNotFoundError:
     uvloop = None
-
-# Nearly all that is made here is let go without the collector, which at Python's own pace takes a third of the time.
-COLLECT_AT = (10_000, 20, 50)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from asyncio import sslproto
 from collections.abc import Sequence
 
 from kaito.kube.config import ClusterConfig, ConfigError, in_cluster, load_kubeconfig
+from kaito.kube.controller import COLLECT_AT
 from kaito.kube.errors import ApiError
 from kaito.kube.lease import LostLeadership
 from kaito.provisioner.app import CannotStart, run
@@ -27,9 +28,6 @@ from kaito.provisioner.settings import BadSettings, Settings, parse
 # asyncio reads into a buffer of 256 KiB for each connection with TLS, and a dozen are open, most of them for a watch
 # that says little. (uvloop, which the operator runs on, has no such choice, and little work is done here.)
 sslproto.SSLProtocol.max_size = 32 * 1024
-
-# Nearly all that is made here is let go without the collector, which at Python's own pace takes a third of the time.
-COLLECT_AT = (10_000, 20, 50)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

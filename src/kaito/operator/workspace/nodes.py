@@ -123,7 +123,7 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
     partition = resource.partition if resource else None
     fits = True
     try:
-        if partition is not None and wanted.tuning is None:
+        if partition is not None:
             offered = _part(partition, offered, ours, provisioner.machines, is_ordered=ordered)
             target, hardware = _size_of_part(wanted.model, offered, partition, context), offered
         elif wanted.tuning is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from kaito.api.contracts import FETCH_CONFIG_KEY, FETCHED_ADAPTERS_MOUNT, FetchConfig, OciSource
+from kaito.api.contracts import FETCH_CONFIG_KEY, FetchConfig, OciSource
 from kaito.api.names import (
     MERGE_ANNOTATION,
     REASON_ADAPTER,
@@ -23,6 +23,7 @@ from kaito.api.references import parse
 from kaito.api.workspace import AdapterSource, AdapterSpec, TuningSpec
 from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import Manifest, annotations_of, condition_of
+from kaito.operator.workspace.adapters import LoraAdapter
 from kaito.operator.workspace.observe import Observed, Tuned
 from kaito.operator.workspace.problem import Problem
 
@@ -104,7 +105,7 @@ def _served(source: AdapterSource, serve_config: Manifest | None) -> AdapterSour
         items = FetchConfig.model_validate_json(text).items
     except ValueError:
         return None
-    item = next((one for one in items if one.destination == f"{FETCHED_ADAPTERS_MOUNT}/{source.called}"), None)
+    item = next((one for one in items if one.destination == LoraAdapter(source.called).path), None)
     if item is None or not isinstance(item.source, OciSource):
         return None
     secrets = tuple(PurePosixPath(path).name for path in item.credentials)

@@ -55,12 +55,12 @@ class EngineBackend:
             nodes, _ = await self._client.list_objects(
                 NODES, label_selector=f"{names.INSTANCE_TYPE_LABEL}={LOCAL}", metadata_only=True
             )
-            for node in nodes:
-                made = await self._made(local_machine(order, node["metadata"]["name"]))
-                if labels_of(made).get(names.CLAIM_UID_LABEL) == order.claim_uid:
-                    return instance(made)
-                raise errors.OutOfCapacity(f"claim {instance(made).claim} has this machine")
-            raise errors.OutOfCapacity("the engine runs without a node of its own")
+            if not nodes:
+                raise errors.OutOfCapacity("the engine runs without a node of its own")
+            made = instance(await self._made(local_machine(order, nodes[0]["metadata"]["name"])))
+            if made.claim_uid != order.claim_uid:
+                raise errors.OutOfCapacity(f"claim {made.claim} has this machine")
+            return made
 
     async def _made(self, manifest: Manifest) -> Manifest:
         try:

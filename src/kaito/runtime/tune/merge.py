@@ -9,12 +9,12 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from kaito.runtime.serve.adapters import CONFIG, WEIGHTS
 from kaito.runtime.tune.base import source_of
 from kaito.runtime.tune.job import Job
 
 ADAPTER = "adapter"
 """Below the result: the adapter that was put into it."""
-FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def merge(job: Job) -> None:
@@ -26,7 +26,7 @@ def merge(job: Job) -> None:
     output = Path(job.output_dir)
     aside = output / ADAPTER
     aside.mkdir(exist_ok=True)
-    for name in FILES:
+    for name in (CONFIG, WEIGHTS):
         (output / name).replace(aside / name)
     base = AutoModelForCausalLM.from_pretrained(job.model, dtype="auto", use_safetensors=True, **source_of(job))
     PeftModel.from_pretrained(base, str(aside)).merge_and_unload().save_pretrained(output)
