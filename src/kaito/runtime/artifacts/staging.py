@@ -126,22 +126,22 @@ def sizes(folder: Path) -> dict[str, int]:
 def staged(destination: Path, source: str) -> Iterator[Staging]:
     """The hidden folder, held by us alone; what an earlier try for the same source left is still in it.
 
-    Several processes that want the same wait for each other, and all but the first find it there (`found`).
+    Several processes that want the same wait for each other, and all but the first find it there (`found`). Nothing is
+    looked at or made before the lock is held: the holder removes and replaces both folders.
 
     Raises Failed when the destination may not be filled or the disk is full; then nothing stays.
     """
-    if not is_free(destination):
-        what = f"The folder {destination} holds files that were not fetched here."
-        raise Failed(REASON_ARTIFACT_INVALID, what, "Name another folder, or empty this one.")
     inside = os.path.ismount(destination)
     place = destination / ".kaito-partial" if inside else destination.parent / f".{destination.name}.kaito-partial"
     try:
-        place.mkdir(parents=True, exist_ok=True)
         with locked(place.with_name(place.name + ".lock")):
             there = recorded(destination)
             if there is not None and there.source == source:
                 yield Staging(destination, place, source, there)
                 return
+            if not is_free(destination):
+                what = f"The folder {destination} holds files that were not fetched here."
+                raise Failed(REASON_ARTIFACT_INVALID, what, "Name another folder, or empty this one.")
             yield _prepared(destination, place, source)
     except OSError as error:
         raise disk_trouble(error, place) from None
