@@ -32,9 +32,14 @@ from tests.golden.test_rendering import planned
 from tests.golden.workspaces import CASES, Case
 
 CHART = Path(__file__).parents[1] / "charts" / "kaito"
-CHOICES = [Installation(), Installation(namespace="other", provisioner="nodeclaim", cloud="aws", replicas=3)]
-VALUES: list[dict[str, Any]] = [{}, {"nodeProvisioner": "azure-gpu-provisioner", "cloudProviderName": "aws",
-                                     "replicaCount": 3}]  # fmt: skip
+CHOICES: list[tuple[Installation, dict[str, Any]]] = [
+    (Installation(), {}),
+    (
+        Installation(namespace="other", provisioner="nodeclaim", cloud="aws", replicas=3),
+        {"nodeProvisioner": "azure-gpu-provisioner", "cloudProviderName": "aws", "replicaCount": 3},
+    ),
+    (Installation(machines_config_map="our-machines"), {"machinesConfigMap": "our-machines"}),
+]
 
 Object = dict[str, Any]
 
@@ -56,7 +61,7 @@ def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
     return {(found["kind"], found["metadata"]["name"]): found for found in objects}
 
 
-@pytest.mark.parametrize(("choice", "values"), list(zip(CHOICES, VALUES, strict=True)), ids=["default", "ordering"])
+@pytest.mark.parametrize(("choice", "values"), CHOICES, ids=["default", "ordering", "machines"])
 def test_helm_renders_what_kaito_install_prints(choice: Installation, values: dict[str, Any]) -> None:
     assert by_name(rendered(values, choice.namespace)) == by_name(operator_objects(choice))
 
@@ -67,6 +72,18 @@ def test_every_object_is_valid_against_the_published_schemas(source: Source) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             kubernetes_validate.validate(manifest, "1.36", strict=True)
+
+
+def test_machine_types_of_ones_own_are_mounted_where_the_operator_reads_them() -> None:
+    choice = Installation(machines_config_map="our-machines")
+    objects = by_name(installed(choice))
+    warnings.simplefilter("ignore")
+    kubernetes_validate.validate(objects["Deployment", "kaito-operator"], "1.36", strict=True)
+    spec = objects["Deployment", "kaito-operator"]["spec"]["template"]["spec"]
+    [mount] = spec["containers"][0]["volumeMounts"]
+    machines = read(arguments(choice), {}).machines
+    assert machines is not None and machines.parent == Path(mount["mountPath"])
+    assert [volume["configMap"]["name"] for volume in spec["volumes"]] == ["our-machines"]
 
 
 def test_helm_finds_nothing_wrong_with_the_chart() -> None:

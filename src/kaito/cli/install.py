@@ -31,6 +31,9 @@ def install(
     image: Annotated[str, typer.Option(help="The operator's image, if it is not the published one.")] = "",
     runtime_image: Annotated[str, typer.Option(help="The model servers' image, if it is another one.")] = "",
     replicas: Annotated[int, typer.Option(min=1, help="How many operators run; one of them leads.")] = 2,
+    machines_config_map: Annotated[
+        str, typer.Option(help="A ConfigMap beside the operator whose key machines.yaml has machine types of your own.")
+    ] = "",
 ) -> None:
     """Print what the operator needs on a cluster: kaito install | kubectl apply --server-side -f -"""
     _chosen("--provisioner", provisioner, PROVISIONERS)
@@ -43,6 +46,7 @@ def install(
         "--image": image,
         "--runtime-image": runtime_image,
         "--replicas": str(replicas),
+        "--machines-config-map": machines_config_map,
     }
     options = [f"{name}={value}" for name, value in given.items() if value]
     flags = ["--crds-only"] if crds_only else []

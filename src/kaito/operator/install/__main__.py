@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image", default=defaults.image)
     parser.add_argument("--runtime-image", default=defaults.runtime_image)
     parser.add_argument("--replicas", type=int, default=defaults.replicas)
+    parser.add_argument("--machines-config-map", default=defaults.machines_config_map)
     given = vars(parser.parse_args(arguments))
     crds_only = given.pop("crds_only")
     manifests = list(custom_resource_definitions()) if crds_only else installed(Installation(**given))

@@ -27,6 +27,8 @@ OPERATOR_IMAGE = "ghcr.io/kaito-project/kaito-operator:0.1.0"
 WEBHOOK_PORT, METRICS_PORT, HEALTH_PORT = 9443, 8080, 8081
 SELECTOR = {"app.kubernetes.io/name": NAME}
 
+MACHINES_MOUNT, MACHINES_KEY = "/etc/kaito/machines", "machines.yaml"
+
 Source = Literal["byo", "nodeclaim", "karpenter"]
 PROVISIONERS: dict[Source, Provisioner] = {
     "byo": BYO,
@@ -46,6 +48,8 @@ class Installation:
     cloud: CloudName = "azure"
     node_class: str = "karpenter.azure.com/AKSNodeClass/default"
     replicas: int = 2
+    machines_config_map: str = ""
+    """A ConfigMap of the namespace whose key machines.yaml has GPUs and machine types of one's own."""
 
 
 def installed(choice: Installation) -> list[Manifest]:
@@ -115,6 +119,7 @@ def _admission(choice: Installation) -> Manifest:
 
 def arguments(choice: Installation) -> list[str]:
     """The operator's command line."""
+    machines = [f"--machines={MACHINES_MOUNT}/{MACHINES_KEY}"] if choice.machines_config_map else []
     return [
         f"--provisioner={choice.provisioner}",
         f"--cloud={choice.cloud}",
@@ -130,6 +135,7 @@ def arguments(choice: Installation) -> list[str]:
         "--shutdown-delay-seconds=3",
         "--log-level=info",
         "--log-format=json",
+        *machines,
     ]
 
 
@@ -174,6 +180,9 @@ def _deployment(choice: Installation) -> Manifest:
         },
         "containers": [container],
     }
+    if choice.machines_config_map:
+        container["volumeMounts"] = [{"name": "machines", "mountPath": MACHINES_MOUNT, "readOnly": True}]
+        spec["volumes"] = [{"name": "machines", "configMap": {"name": choice.machines_config_map}}]
     return _named("apps/v1", "Deployment", choice) | {
         "spec": {
             "replicas": choice.replicas,
