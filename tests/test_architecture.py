@@ -35,7 +35,7 @@ PURE_GLOBS = (
 )
 IMPURE_BY_NATURE = {
     *(f"operator/{name}.py" for name in ("__main__", "settings", "app", "facts")),
-    *(f"operator/{name}.py" for name in ("authority", "hooks", "logs", "metrics", "monitoring", "tuninglogs")),
+    *(f"operator/{name}.py" for name in ("authority", "hooks", "logs", "metrics", "monitoring", "podlogs")),
     *(f"provisioner/{name}.py" for name in ("__main__", "settings", "app", "cloud", "metrics")),
 }
 HEAVY = {"torch", "transformers", "vllm", "faiss", "accelerate", "peft"}

@@ -76,7 +76,8 @@ def test_deleting_the_workspace_removes_everything_it_made(phi_3: Machine) -> No
 def test_the_quick_start_runs_on_vllm(machine: Machine) -> None:
     quick = (REPOSITORY / "examples" / "quickstart.yaml").read_text()
     machine.run("kubectl", "apply", "-f", "-", input=quick)
-    machine.kubectl("annotate", "--overwrite", "workspace", "demo", "kaito.sh/runtime=vllm")
+    wishes = ("kaito.sh/runtime=vllm", "kaito.sh/benchmark=light")
+    machine.kubectl("annotate", "--overwrite", "workspace", "demo", *wishes)
     eventually(
         lambda: (
             machine.condition("demo", "WorkspaceReady").get("status") == "True"
@@ -86,4 +87,12 @@ def test_the_quick_start_runs_on_vllm(machine: Machine) -> None:
         what="demo ready on vLLM",
     )
     assert "workspace" in machine.kaito("chat", "demo", "What is a Workspace?").stdout.lower()
+    speed = "jsonpath={.status.performance.metrics.peakTokensPerMinute}"
+    eventually(
+        lambda: machine.kubectl("get", "workspace", "demo", "-o", speed).stdout,
+        within=90,
+        what="its speed in the status",
+    )
+    metric = json.loads(machine.kubectl("get", "workspace", "demo", "-o", speed).stdout)
+    assert float(metric["value"]) > 0 and metric["config"]["engine"] == "vllm" and metric["config"]["engineVersion"]
     machine.kaito("delete", "demo")

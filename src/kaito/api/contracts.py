@@ -246,6 +246,25 @@ class TuneProgress(Contract):
     """Of the pushed image."""
 
 
+class BenchmarkResult(BaseModel):
+    """What a model server found when it measured itself: a line of its log after `names.BENCHMARK_MARK` and the time.
+    The first three keys are KAITO's. Not strict about unknown keys: others read and write such lines too."""
+
+    model_config = ConfigDict(frozen=True)
+
+    vllm_total_tpm: float
+    """Tokens a minute, of prompts and answers together; -1 where nothing could be measured."""
+    ttft_avg_ms: float = -1.0
+    tpot_avg_ms: float = -1.0
+    duration_sec: float = 0.0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    max_concurrency: int = 0
+    load: Literal["light", "full"] = "full"
+    engine: str = ""
+    engine_version: str = ""
+
+
 class Failure(Contract):
     """The last words of a container: what went wrong in one line, and what the user can do."""
 

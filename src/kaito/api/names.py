@@ -62,7 +62,7 @@ TOLERATIONS_ANNOTATION: Final = "kaito.sh/tolerations"
 API_KEYS_ANNOTATION: Final = "kaito.sh/api-keys-secret"
 """Ours: the Secret with the API keys that the model server asks for, one entry a client."""
 BENCHMARK_ANNOTATION: Final = "kaito.sh/benchmark"
-"""Ours: `full` measures under as many streams as the engine takes, as KAITO does; otherwise a light load is used."""
+"""Ours: `full` measures under as many streams as the engine takes, as KAITO does; `light` under four."""
 MERGE_ANNOTATION: Final = "kaito.sh/merge-adapter"
 """Ours: on a tuning, `true` makes the whole model with the adapter in it the result."""
 NODE_ORDERS_ANNOTATION: Final = "kaito.sh/node-orders"
@@ -72,6 +72,8 @@ CONFIG_HASH_ANNOTATION: Final = "kaito.sh/config-hash"
 
 PROGRESS_MARK: Final = "kaito-progress: "
 """Begins a line of a tuner's log that holds a `contracts.TuneProgress` as JSON."""
+BENCHMARK_MARK: Final = "KAITO_BENCHMARK_RESULT "
+"""Begins a line of a model server's log that holds, after the time, a `contracts.BenchmarkResult` as JSON."""
 
 # Finalizers
 WORKSPACE_FINALIZER: Final = "workspace.finalizer.kaito.sh"

@@ -168,7 +168,7 @@ class Metric(ApiModel):
 
 
 class PerformanceStatus(ApiModel):
-    """What the start-up benchmark found."""
+    """What the model server found when it measured itself."""
 
     metrics: dict[str, Metric] = Field(default_factory=dict)
     """The figures, by name."""
@@ -244,7 +244,7 @@ class WorkspaceStatus(ApiModel):
     target_node_count: StrictInt | None = Field(default=None, json_schema_extra={"format": "int32"})
     """How many nodes the workload needs."""
     performance: PerformanceStatus | None = None
-    """What the start-up benchmark found."""
+    """What the model server found when it measured itself."""
     tuning: TuningStatus | None = None
     """How far the fine-tuning is, and what came of it."""
     failure: FailureStatus | None = None

@@ -17,6 +17,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 from kaito.api.crd import custom_resource_definitions
+from kaito.api.training import latest_progress
 from kaito.catalog.gpus import BadTable
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
@@ -30,21 +31,24 @@ from kaito.operator import hooks, monitoring
 from kaito.operator.authority import UnusableAuthority
 from kaito.operator.facts import model_lookup
 from kaito.operator.metrics import Metrics
+from kaito.operator.podlogs import PodLogs
 from kaito.operator.provisioners.byo import BYO
 from kaito.operator.provisioners.local import LOCAL
 from kaito.operator.provisioners.nodeclaim import node_claim_provisioner
 from kaito.operator.provisioners.nodepool import NodeClass, node_pool_provisioner
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.settings import Settings
-from kaito.operator.tuninglogs import TuningLogs
 from kaito.operator.workspace.controller import workspace_controller
-from kaito.operator.workspace.observe import Lookup
+from kaito.operator.workspace.observe import Heard, Lookup
+from kaito.operator.workspace.performance import latest_result
 
 FIELD_MANAGER = "kaito-operator"
 LEASE = "kaito-operator"
 REACHABLE_WITHIN_S = 60.0
 ESTABLISHED_WITHIN_S = 30.0
 POLL_S = 0.1
+BENCHMARK_LINES = 500
+"""Of a model server's log, which has a line for each request; as KAITO."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +69,10 @@ async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None 
 
 
 async def _run(settings: Settings, client: Client, server: str, *, clock: Clock, lookup: Lookup) -> None:
-    logs = TuningLogs(client)
-    controller = workspace_controller(settings, _equipped(settings), lookup, logs.progress)
+    tunings = PodLogs(client, latest_progress)
+    servers = PodLogs(client, latest_result, tail_lines=BENCHMARK_LINES, rounds=1, patience=4)
+    heard = Heard(tunings.said, servers.said)
+    controller = workspace_controller(settings, _equipped(settings), lookup, heard)
     manager = Manager(client, [controller], clock=clock)
     election = _election(settings, client, clock)
     metrics = Metrics(manager, election, LEASE)
@@ -77,7 +83,7 @@ async def _run(settings: Settings, client: Client, server: str, *, clock: Clock,
         readiness.set("api-server", "")
         if settings.install_crds:
             await _install_crds(client, clock)
-        async with _webhooks(settings, client, clock, readiness), logs.followed(clock):
+        async with _webhooks(settings, client, clock, readiness), tunings.followed(clock), servers.followed(clock):
             readiness.add("caches", lambda: _unfilled(manager, election))
             _log.info("operator runs against %s with provisioner %s", server, settings.provisioner)
             try:

@@ -31,10 +31,10 @@ from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.settings import Settings
 from kaito.operator.workspace.containers import claim_names
 from kaito.operator.workspace.observe import (
+    Heard,
     Lookup,
     Observed,
     Orphans,
-    ProgressOf,
     headless_name,
     observe,
     serve_config_name,
@@ -118,14 +118,14 @@ class Interest:
 
 
 def workspace_controller(
-    settings: Settings, provisioner: Provisioner, lookup: Lookup, progress: ProgressOf = lambda pod: None
+    settings: Settings, provisioner: Provisioner, lookup: Lookup, heard: Heard | None = None
 ) -> Controller[Observed | Orphans]:
     """The controller that keeps Workspaces as they should be."""
     interest = Interest(provisioner)
     owner = owner_keys(WORKSPACES.kind)
 
     def observe_and_note(reader: Reader, key: Key) -> Observed | Orphans | None:
-        observed = observe(reader, key, lookup, provisioner, progress)
+        observed = observe(reader, key, lookup, provisioner, heard)
         interest.note(key, observed)
         return observed
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from kaito.api.contracts import TuneProgress
+from kaito.api.contracts import BenchmarkResult, TuneProgress
 from kaito.api.meta import WORKSPACES, InvalidObject
 from kaito.api.names import WORKSPACE_LABEL
 from kaito.api.workspace import Workspace
@@ -33,6 +33,7 @@ from kaito.kube.resource import (
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.provisioners.trouble import node_of
 from kaito.operator.workspace.containers import claim_names
+from kaito.operator.workspace.performance import measuring_pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,14 @@ Lookup = Callable[[str], ModelFacts | UnknownPreset | FactsPending]
 """The model of a preset name. Answers at once: it reads what is known and waits for nothing."""
 
 
-ProgressOf = Callable[[Manifest], TuneProgress | None]
-"""What a tuning's pod last said, as far as it is known; asking has the pod's log looked at from then on."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What pods say of themselves, as far as it is known. Asking has the pod's log looked at."""
+
+    progress: Callable[[Manifest], TuneProgress | None] = lambda pod: None
+    """How far a tuning is."""
+    result: Callable[[Manifest], BenchmarkResult | None] = lambda pod: None
+    """How fast a model server is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,10 @@ class Observed:
     tune_config: Manifest | None = None
     progress: TuneProgress | None = None
     """What the tuning's pod last said in its log."""
+    measuring: Manifest | None = None
+    """The pod whose model server measures itself."""
+    measured: BenchmarkResult | None = None
+    """What it found, once it said so."""
     orders: tuple[Manifest, ...] = ()
     """What its nodes were ordered with."""
     served: frozenset[Resource] = frozenset()
@@ -132,9 +143,10 @@ def headless_name(workspace: str) -> str:
 
 
 def observe(
-    reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner, progress: ProgressOf = lambda pod: None
+    reader: Reader, key: Key, lookup: Lookup, provisioner: Provisioner, heard: Heard | None = None
 ) -> Observed | Orphans | None:
     """What there is to know about the Workspace; when it is gone, the orders that it left behind, or None."""
+    heard = heard or Heard()
     manifest = reader.get(WORKSPACES, key.name, key.namespace)
     orders = tuple(_orders(reader, key, provisioner))
     if manifest is None:
@@ -146,6 +158,9 @@ def observe(
     preset = workspace.preset if workspace else None
     pods = tuple(reader.list(PODS, key.namespace, labels={WORKSPACE_LABEL: key.name}))
     job = _read(reader, JOBS, key, key.name)
+    stateful_set = _read(reader, STATEFUL_SETS, key, key.name)
+    serve_config = _read(reader, CONFIG_MAPS, key, serve_config_name(key.name))
+    measuring = measuring_pod(manifest, stateful_set, serve_config, pods)
     services = (_read(reader, SERVICES, key, name) for name in (key.name, headless_name(key.name)))
     return Observed(
         manifest=manifest,
@@ -153,16 +168,18 @@ def observe(
         unreadable=unreadable,
         model=lookup(preset.name) if preset else None,
         revisions=tuple(reader.owned_by(CONTROLLER_REVISIONS, manifest["metadata"]["uid"])),
-        stateful_set=_read(reader, STATEFUL_SETS, key, key.name),
+        stateful_set=stateful_set,
         deployment=_read(reader, DEPLOYMENTS, key, key.name),
         services=tuple(service for service in services if service is not None),
-        serve_config=_read(reader, CONFIG_MAPS, key, serve_config_name(key.name)),
+        serve_config=serve_config,
         pods=pods,
         nodes=tuple(_nodes(reader, key, workspace, orders, provisioner)),
         user_config=_user_config(reader, key, workspace),
         job=job,
         tune_config=_read(reader, CONFIG_MAPS, key, tune_config_name(key.name)),
-        progress=_progress(job, pods, progress),
+        progress=_progress(job, pods, heard),
+        measuring=measuring,
+        measured=heard.result(measuring) if measuring is not None else None,
         orders=orders,
         served=frozenset(kind for kind in provisioner.kinds if reader.serves(kind)),
         tuned=tuple(_tuned(reader, key, name, lookup) for name in named_workspaces(workspace)),
@@ -232,8 +249,8 @@ def _user_config(reader: Reader, key: Key, workspace: Workspace | None) -> Manif
     return _read(reader, CONFIG_MAPS, key, name) if name else None
 
 
-def _progress(job: Manifest | None, pods: Iterable[Manifest], progress: ProgressOf) -> TuneProgress | None:
+def _progress(job: Manifest | None, pods: Iterable[Manifest], heard: Heard) -> TuneProgress | None:
     if job is None:
         return None
-    told = (progress(pod) for pod in pods if (pod.get("status") or {}).get("phase") == "Running")
+    told = (heard.progress(pod) for pod in pods if (pod.get("status") or {}).get("phase") == "Running")
     return next((found for found in told if found is not None), None)

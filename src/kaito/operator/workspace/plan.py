@@ -15,6 +15,7 @@ from functools import partial
 
 from kaito.api import names
 from kaito.api.meta import WORKSPACES
+from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import (
     Manifest,
     condition_of,
@@ -36,6 +37,7 @@ from kaito.operator.settings import Settings
 from kaito.operator.workspace import failures, ordering, serving, tuning
 from kaito.operator.workspace.nodes import Placement, place
 from kaito.operator.workspace.observe import FactsPending, Observed
+from kaito.operator.workspace.performance import look_again_s, performance, still_true
 from kaito.operator.workspace.problem import Problem
 from kaito.operator.workspace.progress import progress_of
 from kaito.operator.workspace.revision import Revision, current_revision, missing_annotations
@@ -68,7 +70,8 @@ def plan(observed: Observed, settings: Settings, provisioner: Provisioner, now: 
         return _farewell(observed, provisioner, now)
     revision = current_revision(workspace, observed.revisions)
     work = _work(observed, settings, provisioner, revision, now)
-    work = replace(work, report=replace(work.report, sighting=_sighting(observed, work.report)))
+    seen = replace(work.report, sighting=_sighting(observed, work.report), performance=_performance(observed))
+    work = replace(work, report=seen)
     fresh = status(workspace, work.report, now)
     superseded = _superseded(observed, work)
     supply = work.supply or Supply(Verdict(True, "", ""))
@@ -94,6 +97,16 @@ def _sighting(observed: Observed, report: Report) -> Sighting:
         pods=sorted(_pods(observed), key=lambda pod: str(pod["metadata"]["name"])),
         served=report.workload.ok,
     )
+
+
+def _performance(observed: Observed) -> Manifest | None:
+    """What is known of the speed of the model server."""
+    if observed.measuring is not None and observed.measured is not None:
+        quantization = observed.model.quantization if isinstance(observed.model, ModelFacts) else None
+        found = performance(observed.measuring, observed.measured, quantization)
+        if found is not None:
+            return found
+    return still_true((observed.manifest.get("status") or {}).get("performance"), observed.stateful_set)
 
 
 def _refusal(workspace: Manifest, work: Work, now: datetime) -> Callable[[Manifest, str], Plan]:
@@ -178,9 +191,10 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
     )
     verdict, is_failure = _serving_verdict(observed, asked, placement)
     report = placed(verdict, is_failure=is_failure)
+    again = look_again_s(observed.measuring, observed.measured, now) if observed.measuring is not None else None
     if revision.is_adopted and serving.is_of_kaito(observed.stateful_set):
         return Work(report, supply=supply)  # It goes on as it is, until something else is asked for.
-    return Work(report, apply=tuple(_manifests(rendering, settings)), supply=supply)
+    return Work(report, apply=tuple(_manifests(rendering, settings)), supply=supply, look_again_s=again)
 
 
 def _tuned(

@@ -295,8 +295,11 @@ def _benchmark(rendering: Rendering, *, on_gpu: bool) -> Literal["off", "light",
         return "off"  # A load on all of a model's nodes is for its user to make.
     if str(annotations.get(names.DISABLE_BENCHMARK_ANNOTATION)).lower() == "true":
         return "off"
-    if annotations.get(names.BENCHMARK_ANNOTATION) == "full":
-        return "full"
+    match annotations.get(names.BENCHMARK_ANNOTATION):
+        case "full":
+            return "full"
+        case "light":
+            return "light"
     return "light" if on_gpu and rendering.wanted.engine == "vllm" else "off"
 
 

@@ -39,6 +39,8 @@ class Report:
     """How far a tuning is."""
     tuning: Manifest | None = None
     """What `status.tuning` says."""
+    performance: Manifest | None = None
+    """What `status.performance` says."""
     worker_nodes: tuple[str, ...] = ()
     target: int | None = None
     sighting: Sighting = field(default_factory=Sighting)
@@ -58,8 +60,8 @@ def status(workspace: Manifest, report: Report, now: datetime) -> Manifest:
         fresh["targetNodeCount"] = report.target
     if report.tuning:
         fresh["tuning"] = report.tuning
-    if old.get("performance"):
-        fresh["performance"] = old["performance"]
+    if report.performance:
+        fresh["performance"] = report.performance
     steps = timeline(workspace, report.sighting, now)
     if steps:
         fresh["timeline"] = steps

