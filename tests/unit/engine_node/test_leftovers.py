@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,14 @@ async def test_what_runs_is_ended_and_counted(tmp_path: Path, argv: tuple[str, .
     assert await end_leftovers(tmp_path, 0.2) == 1
     assert process.ended(attempt) is not None
     assert await end_leftovers(tmp_path, 0.2) == 0
+
+
+async def test_an_attempt_is_over_when_its_shim_is_gone_and_not_when_it_has_told_the_end(tmp_path: Path) -> None:
+    attempt = await started(tmp_path, "sleep", "0.3")
+    process.record_end(attempt, process.Ended(0, datetime.now(UTC)))
+    assert (await process.wait(attempt)).exit_code == 0
+    what = process.running(attempt)
+    assert what is not None and not process.is_alive(what.shim_pid, what.shim_start)
 
 
 async def test_a_killed_shim_leaves_nothing_either(tmp_path: Path) -> None:

@@ -216,9 +216,9 @@ def is_alive(pid: int, start: str) -> bool:
 
 
 async def wait(folder: Path) -> Ended:
-    """The end of a started attempt, at once when it is over already."""
+    """The end of a started attempt, at once when it is over already. Its shim is gone then: to tell is its last act."""
     what = running(folder)
-    if what is not None and ended(folder) is None:
+    if what is not None:
         await _gone(what.shim_pid, what.shim_start)
     end = ended(folder)
     if end is None:
