@@ -21,6 +21,8 @@ USER_CONFIG_MOUNT = "/mnt/config"
 USER_CONFIG_KEY = "inference_config.yaml"
 WEIGHTS_MOUNT = "/workspace/weights"
 LOCAL_WEIGHTS_MOUNT = "/workspace/local-weights"
+NODE_WEIGHTS = "/opt/kaito/models"
+"""On nodes: below it, by the preset's name, the folders of models that an administrator has put there, as in KAITO."""
 API_KEYS_MOUNT = "/etc/kaito-api-keys"
 ADAPTERS_MOUNT = "/mnt/adapter"
 """Below it, by name, the adapters that lie on volumes."""
@@ -50,12 +52,15 @@ class Contract(BaseModel):
 
 
 class ModelSource(Contract):
-    """Where the weights come from, tried in this order: `local_dirs`, the download folder, the hub."""
+    """Where the weights come from: `folder`, where one is named; else, in this order, `local_dirs`, the download
+    folder, the hub."""
 
     id: str
     """The Hugging Face id, e.g. `microsoft/Phi-3-mini-4k-instruct`. A local folder is laid out by it: `DIR/<id>/`."""
     revision: str | None = None
     """Commit to download; None takes the repository's default branch."""
+    folder: str | None = None
+    """The model's own folder in the pod: it is there or nowhere."""
     local_dirs: tuple[str, ...] = ()
     """Folders (paths in the pod) that may hold weights laid out by model id."""
     download_dir: str = WEIGHTS_MOUNT

@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from kaito.api.contracts import ModelSource
-from kaito.api.names import REASON_WEIGHTS_NOT_FOUND
+from kaito.api.names import REASON_WEIGHTS_NOT_FOUND, USE_LOCAL_WEIGHTS_ANNOTATION
 from kaito.runtime.failure import Failed
 from kaito.runtime.settings import Settings
 
@@ -116,6 +116,8 @@ async def hub_bytes(model_id: str, revision: str | None, settings: Settings) -> 
 
 async def resolve(source: ModelSource, settings: Settings) -> Weights:
     """Where to take the weights from; raises Failed (ModelWeightsNotFound) when there is no way to get them."""
+    if source.folder is not None:
+        return _in_its_folder(source, settings.path(source.folder))
     download_dir = settings.path(source.download_dir)
     folders = [settings.path(folder) for folder in source.local_dirs]
     place, problems = find_local([*folders, download_dir], source.id)
@@ -130,6 +132,14 @@ async def resolve(source: ModelSource, settings: Settings) -> Weights:
         f"No weights of {source.id} on this machine, and {detail}.",
         next_step(source, refused="refuses" in trouble),
     )
+
+
+def _in_its_folder(source: ModelSource, place: Path) -> Weights:
+    missing = lacks(place)
+    if missing is None:
+        return Weights(model=str(place), local=True)
+    step = f"Put {source.id} there on every such node, or take the annotation {USE_LOCAL_WEIGHTS_ANNOTATION} out."
+    raise Failed(REASON_WEIGHTS_NOT_FOUND, f"The node's folder {source.folder} lacks {missing}.", step)
 
 
 def next_step(source: ModelSource, *, refused: bool) -> str:

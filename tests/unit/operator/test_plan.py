@@ -57,6 +57,11 @@ def adapter(**source: Any) -> Manifest:
 VOLUME: dict[str, Any] = {"volumeSource": {"emptyDir": {}}}
 UNSERVABLE = [
     (workspace(inference={"preset": {"name": "phi-3-mini-4k-instrukt"}}), names.REASON_UNKNOWN_PRESET, "phi-3-mini"),
+    (
+        workspace(metadata={"annotations": {"kaito.sh/use-local-weights": "true", "kaito.sh/weights-image": "b:1"}}),
+        names.REASON_INVALID_SPEC,
+        "both say where the weights are",
+    ),
     (workspace(inference=None), names.REASON_INVALID_SPEC, "neither inference nor tuning"),
     (workspace(tuning={"input": {}, "output": {}}), names.REASON_INVALID_SPEC, "both inference and tuning"),
     (workspace(inference={"preset": None}), names.REASON_INVALID_SPEC, "give a preset or a template"),

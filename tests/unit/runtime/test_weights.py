@@ -49,6 +49,17 @@ def test_the_first_complete_folder_wins(tmp_path: Path) -> None:
     assert problems == [f"{tmp_path / 'a' / ID} lacks *.safetensors"]
 
 
+async def test_a_models_own_folder_is_the_only_place_that_is_looked_at(tmp_path: Path) -> None:
+    put_model(tmp_path / "downloads" / ID)
+    source = ModelSource(id=ID, folder=str(tmp_path / "own"), download_dir=str(tmp_path / "downloads"))
+    with pytest.raises(Failed) as raised:
+        await resolve(source, Settings())
+    assert f"{tmp_path / 'own'} lacks config.json and *.safetensors" in raised.value.failure.message
+    assert "kaito.sh/use-local-weights" in raised.value.failure.next_step
+    put_model(tmp_path / "own")
+    assert (await resolve(source, Settings())).model == str(tmp_path / "own")
+
+
 async def test_local_folders_come_before_the_download_folder(tmp_path: Path) -> None:
     put_model(tmp_path / "downloads" / ID)
     local = put_model(tmp_path / "local" / ID)

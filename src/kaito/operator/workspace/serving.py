@@ -59,11 +59,12 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
     gpus = placement.hardware.known
     flags = engine_flags(model, wanted.engine, gpus=gpus)
     on_gpu = placement.hardware.gpus > 0
+    elsewhere = wanted.weights is not None or wanted.weights_folder
     options: dict[str, Any] = {
         **flags.options(),
         # A repository's own code runs only where its commit is pinned: what was looked at is what is run.
-        # A registry's copy of it is not what was looked at.
-        "trust_remote_code": flags.trust_remote_code and model.revision is not None and wanted.weights is None,
+        # A copy of it in a registry or on a node is not what was looked at.
+        "trust_remote_code": flags.trust_remote_code and model.revision is not None and not elsewhere,
         "extra_args": _extra_args(rendering, flags, on_gpu=on_gpu),
     }
     if not on_gpu:
@@ -77,6 +78,7 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         model=contracts.ModelSource(
             id=model.id,
             revision=model.revision,
+            folder=wanted.weights_folder or None,
             local_dirs=tuple(mount.mount["mountPath"] for mount in local_weights(settings)),
             offline=settings.offline or model.built_locally,
         ),
@@ -275,6 +277,7 @@ def _mounts(rendering: Rendering, settings: Settings) -> Sequence[Mounted]:
         pods.empty_dir("tmp", "/tmp"),
         weights_mount(settings),
         *local_weights(settings),
+        *weights.node_mount(rendering.wanted.weights_folder),
     ]
     if rendering.user_config:
         mounts.append(pods.config_map("config-volume", contracts.USER_CONFIG_MOUNT, rendering.user_config.name))

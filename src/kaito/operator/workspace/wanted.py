@@ -32,7 +32,7 @@ from kaito.operator.workspace.adapters import LoraAdapter, lora_adapters
 from kaito.operator.workspace.observe import FactsPending, Observed, UnknownPreset
 from kaito.operator.workspace.problem import Problem
 from kaito.operator.workspace.results import resolved
-from kaito.operator.workspace.weights import WeightsImage, weights_image
+from kaito.operator.workspace.weights import WeightsImage, node_folder, weights_image
 
 MAX_NAME = 52
 """A StatefulSet's name and an 11-character hash make a label value, which Kubernetes limits to 63."""
@@ -71,6 +71,8 @@ class Wanted:
     """Taints that the pods accept because the user says so."""
     weights: WeightsImage | None = None
     """Where the weights are, when it is a registry."""
+    weights_folder: str = ""
+    """Where the weights are, when it is a folder of the node."""
     token_secret: str = ""
     """The Secret with the Hugging Face token; empty without one."""
     tuning: Tuning | None = None
@@ -151,12 +153,19 @@ def _inference(
     weights = weights_image(workspace.annotations)
     if isinstance(weights, str):
         return _invalid(weights)
+    folder = node_folder(workspace)
+    if weights is not None and folder:
+        return _invalid(
+            f"The annotations {names.WEIGHTS_IMAGE_ANNOTATION} and {names.USE_LOCAL_WEIGHTS_ANNOTATION} both say where "
+            "the weights are: leave one of them out."
+        )
     return Wanted(
         workspace,
         engine,
         model=model,
         adapters=adapters,
         weights=weights,
+        weights_folder=folder,
         tolerations=tolerations,
         token_secret=secret,
     )

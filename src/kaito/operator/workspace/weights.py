@@ -1,8 +1,10 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights out of a registry: a Workspace's annotation names an image or an artifact that holds the preset's files.
+"""Weights from elsewhere than a hub, where a Workspace's annotations say so.
 
-They are fetched into the folder where the runtime looks before it asks a hub, so an engine needs to know nothing of it.
+From a registry: an image or an artifact holds the preset's files. They are fetched into the folder where the runtime
+looks before it asks a hub, so an engine needs to know nothing of it. From the node: an administrator has put them into
+a folder that is named after the preset.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ from dataclasses import dataclass
 from kaito.api import contracts, names
 from kaito.api.contracts import OciSource
 from kaito.api.references import parse
+from kaito.api.workspace import Workspace
 from kaito.catalog.models import ModelFacts
+from kaito.operator import pods
+from kaito.operator.pods import Mounted
 from kaito.operator.workspace.fetching import Fetch
 
 _SECRET = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -45,6 +50,18 @@ def weights_image(annotations: Mapping[str, str]) -> WeightsImage | str | None:
             f"The annotation {names.WEIGHTS_SECRETS_ANNOTATION} has {wrong[:80]}: write names of Secrets, with commas."
         )
     return WeightsImage(reference, secrets)
+
+
+def node_folder(workspace: Workspace) -> str:
+    """The folder on the node that holds the preset's weights; empty where they come from elsewhere."""
+    if workspace.preset is None or workspace.annotations.get(names.USE_LOCAL_WEIGHTS_ANNOTATION) != "true":
+        return ""
+    return f"{contracts.NODE_WEIGHTS}/{workspace.preset.name.lower().replace('/', '-')}"
+
+
+def node_mount(folder: str) -> tuple[Mounted, ...]:
+    """The node's folder in the pod, under the same path; nothing where there is none."""
+    return (pods.host_path("model-weights-hostpath", folder, folder),) if folder else ()
 
 
 def fetches(weights: WeightsImage | None, model: ModelFacts) -> tuple[Fetch, ...]:
