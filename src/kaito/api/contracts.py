@@ -150,7 +150,23 @@ class UrlSource(Contract):
     """What a file must hash to, in hex, by its URL."""
 
 
-Source = Annotated[OciSource | UrlSource, Field(discriminator="kind")]
+class HubSource(Contract):
+    """A data set of a Hugging Face hub: the files of one of its splits."""
+
+    kind: Literal["hub"] = "hub"
+    repository: str
+    """`org/name`."""
+    revision: str = ""
+    """A branch, a tag or a commit; empty for the default branch."""
+    path: str = ""
+    """A file, a folder, or a pattern with `*`."""
+    config: str = ""
+    """A configuration that the data set's card names."""
+    split: str = ""
+    """Empty for `train`."""
+
+
+Source = Annotated[OciSource | UrlSource | HubSource, Field(discriminator="kind")]
 
 
 class FetchItem(Contract):
@@ -215,6 +231,8 @@ class TuneConfig(Contract):
     data_dir: str = DATA_MOUNT
     private_urls: bool = False
     """Data may come from loopback and private addresses."""
+    offline: bool = False
+    """Never ask a hub for data."""
     output_dir: str = DEFAULT_OUTPUT_DIR
     output: TuneTarget | None = None
     """None leaves the result in the output folder, which is a volume then."""

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from kaito.api import datasets
 from kaito.api.kinds import WORKSPACES
 from kaito.cli import apply, connect, local, settings, tune
 from kaito.cli.failure import UserError
@@ -19,7 +20,7 @@ from kaito.cli.options import Kubeconfig, Namespace
 from kaito.kube.client import Client
 from kaito.kube.manifest import Manifest
 
-SCHEMES = ("http://", "https://")
+SCHEMES = ("http://", "https://", datasets.SCHEME)
 INSTEAD = "Give an https address, or write a manifest with an image or a volume: kaito tune run -f FILE"
 
 
@@ -51,7 +52,10 @@ def run(
     ] = None,
     model: Annotated[str, typer.Option(help="The model to tune: a preset, or a Hugging Face id.")] = "",
     data: Annotated[
-        list[str] | None, typer.Option(help="The data set: http(s) addresses, or, with kaito up, a folder.")
+        list[str] | None,
+        typer.Option(
+            help="The data set: http(s) addresses, data sets of a hub as org/name, or, with kaito up, a folder."
+        ),
     ] = None,
     output: Annotated[
         str, typer.Option(help="Where the result goes: an image as registry/name:tag, or, with kaito up, ./FOLDER.")
@@ -108,12 +112,17 @@ def wish_of(
             step = "kaito tune run NAME --model MODEL --data ADDRESS --output REGISTRY/NAME:TAG --push-secret SECRET"
             raise UserError(f"{option[0].upper()}{option[1:]} is missing.", f"{step}, or kaito tune run -f FILE")
     assert name is not None and data is not None
+    data = [tune.of_hub(one) or one for one in data]
+    for one in data:
+        wrong = datasets.problem(one) if datasets.is_dataset(one) else None
+        if wrong is not None:
+            raise UserError(f"--data {one} {wrong}.", "Write hf://datasets/org/name, or org/name.")
     folders = [one for one in data if not one.startswith(SCHEMES)]
     if folders and (len(data) > 1 or not Path(folders[0]).is_dir()):
         what = (
             f"--data {folders[0]} is no folder" if len(data) == 1 else "--data has several, and not all are addresses"
         )
-        raise UserError(f"{what}.", "Give http(s) addresses, or one folder with all files.")
+        raise UserError(f"{what}.", "Give http(s) addresses, data sets of a hub as org/name, or one folder.")
     if not is_folder(output) and not push_secret:
         raise UserError(f"--output {output} is an image, and --push-secret is missing.", PUSH)
     try:

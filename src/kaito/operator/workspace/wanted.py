@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from kaito.api import names
+from kaito.api import datasets, names
 from kaito.api.contracts import (
     SERVE_CONFIG_KEY,
     TRAINING_CONFIG_KEY,
@@ -198,6 +198,7 @@ def _tuning(observed: Observed, workspace: Workspace, spec: TuningSpec) -> Wante
         workspace,
         "transformers",
         model=model,
+        weights_folder=node_folder(workspace),
         tolerations=tolerations,
         token_secret=options.model_access_secret if options else "",
         tuning=tuning,
@@ -223,6 +224,10 @@ def _ends(spec: TuningSpec) -> Problem | None:
     given = [bool(spec.input.urls), bool(spec.input.image), spec.input.volume_source is not None]
     if sum(given) != 1:
         return _invalid("tuning.input needs exactly one of urls, image and volumeSource.")
+    for index, url in enumerate(spec.input.urls):
+        wrong = datasets.problem(url) if datasets.is_dataset(url) else None
+        if wrong is not None:
+            return _invalid(f"tuning.input.urls[{index}] {wrong}.")
     if bool(spec.output.image) == (spec.output.volume_source is not None):
         return _invalid("tuning.output needs exactly one of image and volumeSource.")
     return None

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from kaito.api.contracts import USELESS_TO_RETRY, Failure, FetchConfig, TuneConfig, TunePhase, TuneProgress
+from kaito.api.contracts import USELESS_TO_RETRY, Failure, FetchConfig, FetchItem, TuneConfig, TunePhase, TuneProgress
 from kaito.api.names import (
     REASON_ARTIFACT_UNAVAILABLE,
     REASON_CUDA_MEMORY,
@@ -40,6 +40,7 @@ from kaito.runtime.serve.prepare import writable_cache
 from kaito.runtime.settings import Settings
 from kaito.runtime.tune.checkpoints import newest
 from kaito.runtime.tune.job import FAILED, FAILURE, OUT_OF_MEMORY, SENTINEL, Job, Summary, read, state_dir, write
+from kaito.runtime.tune.origin import data_sets, pinned
 from kaito.runtime.tune.progress import Teller, say
 from kaito.runtime.tune.publish import check_permission, publish, target_of
 from kaito.runtime.weights import Weights, resolve
@@ -107,8 +108,8 @@ class Tuning:
         if self.config.output is not None:
             check_permission(target_of(self.config, self.config.output, self.settings))
         if not (output / SENTINEL).is_file():
-            self._fetch()
-            self._train(self._job(output), output)
+            items = self._fetch(output)
+            self._train(self._job(output, items), output)
         return self._finish(output)
 
     def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
@@ -124,10 +125,10 @@ class Tuning:
         if self._stop.is_set():
             raise Interrupted
 
-    def _fetch(self) -> None:
+    def _fetch(self, output: Path) -> tuple[FetchItem, ...]:
         self._tell("Fetching")
         fetching = FetchConfig(
-            items=self.config.data,
+            items=pinned(self.config, output, self.settings),
             registry_mirrors=self.config.registry_mirrors,
             ca_file=self.config.ca_file,
             public_only=not self.config.private_urls,
@@ -136,8 +137,9 @@ class Tuning:
             got = fetch_item(item, fetching, self.settings)
             self._check_stop()
             say(f"{item.name}: {got.bytes} bytes")
+        return fetching.items
 
-    def _job(self, output: Path) -> Job:
+    def _job(self, output: Path, items: Sequence[FetchItem]) -> Job:
         config = self.config
         weights: Weights = asyncio.run(resolve(config.model, self.settings))
         return Job(
@@ -152,6 +154,7 @@ class Tuning:
             trust_remote_code=config.trust_remote_code,
             training_config=str(self.settings.path(config.training_config)),
             data_dir=str(self.settings.path(config.data_dir)),
+            data_sets=data_sets(items),
             output_dir=str(output),
             checkpoint_s=config.checkpoint_s,
             merge=config.merge,
