@@ -196,15 +196,21 @@ class FetchConfig(Contract):
     names and redirects say."""
 
 
+ResultFormat = Literal["image", "artifact"]
+"""A container image in KAITO's layout, or an artifact after CNCF ModelPack."""
+
+
 class TuneTarget(Contract):
-    """Where the result is pushed."""
+    """Where something is pushed."""
 
     image: str
     """As users write it: `registry/name:tag`."""
     credentials: tuple[str, ...] = ()
     """Docker `config.json` files, or folders of them."""
     annotations: dict[str, str] = Field(default_factory=dict)
-    """Annotations of the image's manifest."""
+    """Annotations of the manifest."""
+    format: ResultFormat = "image"
+    """What the result becomes."""
 
 
 TuningMethod = Literal["lora", "qlora", "full"]
@@ -240,6 +246,9 @@ class TuneConfig(Contract):
     """The result is the model with the adapter in it, not the adapter."""
     checkpoint_s: float = Field(default=300.0, gt=0)
     """Seconds of training that a sudden end may cost."""
+    checkpoints: TuneTarget | None = None
+    """Where checkpoints are kept while it trains: another pod goes on from there. None keeps them where the output is
+    alone."""
     registry_mirrors: dict[str, str] = Field(default_factory=dict)
     ca_file: str | None = None
 

@@ -33,6 +33,7 @@ from kaito.api.workspace import (
 MAX_ADAPTERS: Final = 10
 IMAGE_FAMILIES: Final = ("azurelinux", "ubuntu")
 PERFORMANCE_MODES: Final = ("balanced", "interactivity", "throughput")
+OUTPUT_FORMATS: Final = ("image", "artifact")
 TUNING_METHODS: Final = ("lora", "qlora", "full")
 _MIG_PROFILE = re.compile(r"\d+g\.\d+gb(\+[a-z.]+)?")
 
@@ -92,6 +93,8 @@ def _annotation_errors(workspace: Workspace) -> Errors:
     for annotation, allowed in (
         (names.PERFORMANCE_MODE_ANNOTATION, PERFORMANCE_MODES),
         (names.USE_LOCAL_WEIGHTS_ANNOTATION, ("true", "false")),
+        (names.OUTPUT_FORMAT_ANNOTATION, OUTPUT_FORMATS),
+        (names.CHECKPOINTS_ANNOTATION, ("true", "false")),
     ):
         value = annotations.get(annotation)
         if value is not None and value not in allowed:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from pydantic import ValidationError
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from kaito.api import contracts, datasets, names
 from kaito.api.contracts import FetchItem, HubSource, OciSource, TuneConfig, TuneProgress, TuneTarget, UrlSource
 from kaito.api.datasets import Dataset
+from kaito.api.references import parse
 from kaito.catalog.flags import engine_flags
 from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import (
@@ -52,8 +53,6 @@ Stage = Literal["Pending", "Running", "Succeeded", "Failed"]
 COMMAND = ["kaito-runtime", "tune", "--config", f"{contracts.CONFIG_MOUNT}/{contracts.TUNE_CONFIG_KEY}"]
 DATA_FOLDER = f"{contracts.DATA_MOUNT}/files"
 """Below the mount: a folder that appears whole cannot be the mount itself."""
-MODEL_NAME_ANNOTATION = "sh.kaito.model.name"
-"""KAITO's, on an adapter's image: the preset that it was trained for."""
 CHECKSUM = "#sha256="
 HUB_KEY = "HF_ENDPOINT"
 RETRIES = 6
@@ -113,6 +112,7 @@ def tune_config(rendering: Rendering, settings: Settings) -> TuneConfig:
         output_dir=tuning.output_dir,
         output=_target(rendering) if tuning.output.image else None,
         merge=is_merged(rendering.manifest) and tuning.method != "full",
+        checkpoints=_checkpoints(rendering) if tuning.keeps_checkpoints else None,
     )
 
 
@@ -147,9 +147,29 @@ def _hub_item(number: int, wanted: Dataset) -> FetchItem:
 
 
 def _target(rendering: Rendering) -> TuneTarget:
-    output = rendering.tuning.output
-    logins = (f"{contracts.PUSH_SECRET_MOUNT}/config.json",) if output.image_push_secret else ()
-    return TuneTarget(image=output.image, credentials=logins, annotations={MODEL_NAME_ANNOTATION: _preset(rendering)})
+    annotations = {names.MODEL_NAME_ANNOTATION: _preset(rendering)}
+    return TuneTarget(
+        image=rendering.tuning.output.image,
+        credentials=_push_login(rendering),
+        annotations=annotations,
+        format=rendering.tuning.format,
+    )
+
+
+def _checkpoints(rendering: Rendering) -> TuneTarget | None:
+    """Beside the result, under a tag that no other Workspace has; None where the image's name makes no sense, which the
+    pod says."""
+    try:
+        result = parse(rendering.tuning.output.image)
+    except ValueError:
+        return None
+    tag = f"{rendering.name}-checkpoint-{str(rendering.manifest['metadata'].get('uid', ''))[:13]}"
+    image = str(replace(result, tag=tag, digest=None))
+    return TuneTarget(image=image, credentials=_push_login(rendering), format="artifact")
+
+
+def _push_login(rendering: Rendering) -> tuple[str, ...]:
+    return (f"{contracts.PUSH_SECRET_MOUNT}/config.json",) if rendering.tuning.output.image_push_secret else ()
 
 
 def _pull_secret_path(index: int) -> str:
