@@ -69,13 +69,16 @@ def check(
 
 
 def of_hub(data: str) -> str | None:
-    """The address of a data set of a hub that is meant by this; None where it is a file or something of the web."""
+    """The address of a data set of a hub that is meant by this; None where it is a file or something of the web. Says
+    so where it might have been meant as a folder."""
     if datasets.is_dataset(data):
         return data
     name, mark, rest = data.partition("@")
     if Path(data).exists() or not datasets.is_id(name):
         return None
-    return f"{datasets.PREFIX}{name}{mark}{rest}"
+    address = f"{datasets.PREFIX}{name}{mark}{rest}"
+    sys.stderr.write(f"There is no folder {data} here, so the data set {address} is taken.\n")
+    return address
 
 
 def watch(
