@@ -216,6 +216,17 @@ class TuneTarget(Contract):
 TuningMethod = Literal["lora", "qlora", "full"]
 
 
+class Together(Contract):
+    """How the pods of one tuning find each other, each on a node of its own."""
+
+    nodes: int = Field(ge=2)
+    """How many pods train; each pod's index is its rank."""
+    leader: str
+    """The host name of rank 0, which the others ask what to do."""
+    port: int = 29500
+    """Where it answers."""
+
+
 class TuneConfig(Contract):
     """What `kaito-runtime tune` does: fetch the data, check it, train, save, push."""
 
@@ -224,7 +235,9 @@ class TuneConfig(Contract):
     namespace: str
     device: Literal["cuda", "cpu"]
     processes: int = Field(default=1, ge=1)
-    """Training processes, one for each GPU."""
+    """Training processes of each pod, one for each GPU."""
+    together: Together | None = None
+    """Set where several pods train together."""
     model: ModelSource
     preset: str = ""
     """The preset's name, for the image's annotation and the model card."""

@@ -35,6 +35,8 @@ IMAGE_FAMILIES: Final = ("azurelinux", "ubuntu")
 PERFORMANCE_MODES: Final = ("balanced", "interactivity", "throughput")
 OUTPUT_FORMATS: Final = ("image", "artifact")
 TUNING_METHODS: Final = ("lora", "qlora", "full")
+ONE_NODE_VOLUMES: Final = frozenset({"awsElasticBlockStore", "azureDisk", "cinder", "gcePersistentDisk"})
+"""Volumes that one node at a time can have."""
 _MIG_PROFILE = re.compile(r"\d+g\.\d+gb(\+[a-z.]+)?")
 
 Errors = Iterator[FieldError]
@@ -77,6 +79,7 @@ def _errors(workspace: Workspace, policy: Policy) -> Errors:
         yield from _inference_errors(workspace.inference, policy)
     if workspace.tuning is not None:
         yield from _tuning_errors(workspace.tuning, policy)
+        yield from _shared_output_errors(workspace.tuning.output, workspace.resource)
 
 
 def _metadata_errors(workspace: Workspace) -> Errors:
@@ -119,8 +122,6 @@ def _resource_errors(resource: ResourceSpec | None, policy: Policy, *, is_tuning
         return
     if resource.count < 1:
         yield FieldError("resource.count", resource.count, "must be at least 1")
-    if is_tuning and resource.count > 1:
-        yield FieldError("resource.count", resource.count, "must be 1: tuning runs on one node")
     if resource.partition is not None:
         yield from _partition_errors(resource.partition, is_tuning=is_tuning)
     yield from _selector_errors(resource.label_selector)
@@ -274,6 +275,19 @@ def _output_errors(output: DataDestination) -> Errors:
     path = "tuning.output.imagePushSecret"
     if output.image and not output.image_push_secret:
         yield FieldError(path, None, "is required with an image: the Secret to push it with")
+
+
+def _shared_output_errors(output: DataDestination, resource: ResourceSpec | None) -> Errors:
+    """A volume that every one of several pods has to mount."""
+    if output.volume_source is None or resource is None or resource.count < 2:
+        return
+    for kind in output.volume_source:
+        if kind in ONE_NODE_VOLUMES:
+            message = (
+                f"must not be {kind} with resource.count {resource.count}: each node's pod mounts the output, and such "
+                "a volume is for one. Use a persistentVolumeClaim with ReadWriteMany, or tuning.output.image"
+            )
+            yield FieldError("tuning.output.volumeSource", kind, message)
 
 
 def _checked(path: str, text: str, check: Callable[[str], str | None]) -> Errors:

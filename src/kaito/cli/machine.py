@@ -219,7 +219,7 @@ def write_images(options: Options) -> Path:
         "match": RUNTIME_IMAGE,
         "command": [],
         "path": [str(Path(sys.executable).parent)],
-        "env": {"KAITO_HOST": "{pod_ip}", "KAITO_ROOT": "{pod_root}"},
+        "env": {"KAITO_HOST": "{pod_ip}", "KAITO_ROOT": "{pod_root}", "KAITO_SERVICE_PROXY": "{service_proxy}"},
     }
     file = options.data_dir / "images.json"
     options.data_dir.mkdir(parents=True, exist_ok=True)

@@ -23,12 +23,12 @@ from rich.text import Text
 
 from kaito.api import datasets
 from kaito.api.kinds import WORKSPACES
-from kaito.api.names import PROGRESS_MARK, WORKSPACE_LABEL
+from kaito.api.names import COMPLETION_INDEX_LABEL, PROGRESS_MARK, WORKSPACE_LABEL
 from kaito.cli import connect, settings
 from kaito.cli.failure import UserError
 from kaito.cli.options import Kubeconfig, Namespace
 from kaito.kube.client import Client
-from kaito.kube.manifest import Manifest
+from kaito.kube.manifest import Manifest, labels_of
 from kaito.kube.resource import PODS
 
 LOOK_AGAIN_S = 1.0
@@ -109,8 +109,9 @@ async def followed(name: str, namespace: str, kubeconfig: Kubeconfig) -> str:
 
 
 async def told(client: Client, name: str, namespace: str) -> list[Told]:
-    """What the tuning's latest pod has told of its progress."""
-    pods, _ = await client.list_objects(PODS, namespace, label_selector=f"{WORKSPACE_LABEL}={name}")
+    """What the tuning's latest pod, of several that of the first rank, has told of its progress."""
+    found, _ = await client.list_objects(PODS, namespace, label_selector=f"{WORKSPACE_LABEL}={name}")
+    pods = [pod for pod in found if labels_of(pod).get(COMPLETION_INDEX_LABEL, "0") == "0"]
     if not pods:
         return []
     latest = max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))

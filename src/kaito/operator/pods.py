@@ -8,7 +8,7 @@ decided in `workspace/serving.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +138,12 @@ def node_affinity(requirements: Sequence[Manifest]) -> Manifest:
         return {}
     terms = [{"matchExpressions": list(requirements)}]
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+def one_a_node(labels: Mapping[str, str]) -> Manifest:
+    """Keeps pods with these labels on nodes of their own."""
+    term = {"labelSelector": {"matchLabels": dict(labels)}, "topologyKey": "kubernetes.io/hostname"}
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
 def narrowed_affinity(affinity: Manifest, requirements: Sequence[Manifest]) -> Manifest:

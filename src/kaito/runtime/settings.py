@@ -27,9 +27,14 @@ class Settings:
     termination_log: str = "/dev/termination-log"
     """`KAITO_TERMINATION_LOG`: where the last words go."""
     pod_index: str | None = None
-    """`POD_INDEX`: this pod's number in its StatefulSet; its rank where a model is spread over pods."""
+    """`POD_INDEX`, in a Job `JOB_COMPLETION_INDEX`: this pod's number in its StatefulSet or Job; its rank where several
+    pods work together."""
+    pod_address: str = ""
+    """`POD_IP`: where the other pods reach this one."""
     hostname: str = ""
     """`HOSTNAME`: the pod's name, whose end is the same number."""
+    service_proxy: str = ""
+    """`KAITO_SERVICE_PROXY`: the HTTP proxy that knows the names of Services and pods where no DNS does."""
     hub_token: str | None = field(default=None, repr=False)
     """`HF_TOKEN`: for gated models."""
     hub_endpoint: str = DEFAULT_HUB
@@ -53,8 +58,10 @@ def from_environment() -> Settings:
         host=os.environ.get("KAITO_HOST") or "0.0.0.0",
         root=Path(root) if root else None,
         termination_log=os.environ.get("KAITO_TERMINATION_LOG") or "/dev/termination-log",
-        pod_index=os.environ.get("POD_INDEX") or None,
+        pod_index=os.environ.get("POD_INDEX") or os.environ.get("JOB_COMPLETION_INDEX") or None,
+        pod_address=os.environ.get("POD_IP") or "",
         hostname=os.environ.get("HOSTNAME") or "",
+        service_proxy=os.environ.get("KAITO_SERVICE_PROXY") or "",
         hub_token=os.environ.get("HF_TOKEN") or None,
         hub_endpoint=(os.environ.get("HF_ENDPOINT") or DEFAULT_HUB).rstrip("/"),
         environment=dict(os.environ),

@@ -64,6 +64,18 @@ def completed(job: Manifest, succeeded: list[Manifest]) -> frozenset[int]:
     return frozenset(n for n in known | seen if n < int(job["spec"]["completions"]))
 
 
+def matched_rule(job: Manifest, succeeded: frozenset[int]) -> int | None:
+    """The first rule of the Job's success policy that the numbers that have succeeded fulfil; None without one."""
+    if not is_indexed(job):
+        return None
+    for place, rule in enumerate((job["spec"].get("successPolicy") or {}).get("rules") or []):
+        named = rule.get("succeededIndexes")
+        asked = set(range(int(job["spec"]["completions"]))) if named is None else parse_ranges(named)
+        if len(asked & succeeded) >= rule.get("succeededCount", len(asked)):
+            return place
+    return None
+
+
 def free(job: Manifest, counted: Tally) -> Iterator[int]:
     """The lowest numbers that neither run nor have succeeded."""
     running = {index_of(p) for p in counted.active}

@@ -126,6 +126,9 @@ def verdict(job: Manifest, pods: tuple[Manifest, ...], counted: Tally, now: date
         return TOO_MANY_FAILURES
     if _is_late(job, now):
         return TOO_LATE
+    matched = indexes.matched_rule(job, counted.completed_indexes)
+    if matched is not None:
+        return Verdict(True, "SuccessPolicy", f"Matched rules at index {matched}")
     completions = spec.get("completions")
     if completions is None:
         return COMPLETED if counted.all_succeeded and not counted.active else None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from kaito.engine.schema import cron, syntax
@@ -108,7 +109,31 @@ def _job_spec(spec: Manifest, path: str) -> list[FieldError]:
     )
     if spec.get("completionMode") == "Indexed" and spec.get("completions") is None:
         errors.append(required(f"{path}.completions", "when completion mode is Indexed"))
+    errors += _success_policy(spec, f"{path}.successPolicy")
     return errors + _template(spec, ("OnFailure", "Never"), path=path)
+
+
+_INDEX_RANGES: Final = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
+
+
+def _success_policy(spec: Manifest, path: str) -> list[FieldError]:
+    """What is wrong with the rules that end a Job before all its indexes have succeeded."""
+    policy = spec.get("successPolicy")
+    if policy is None:
+        return []
+    if spec.get("completionMode") != "Indexed":
+        return [invalid(path, policy, "requires indexed completion mode")]
+    rules = policy.get("rules") or []
+    if not rules:
+        return [required(f"{path}.rules", "at least one rules must be specified when the successPolicy is specified")]
+    errors = []
+    for place, rule in enumerate(rules):
+        at, named = f"{path}.rules[{place}]", rule.get("succeededIndexes")
+        if named is None and rule.get("succeededCount") is None:
+            errors.append(required(at, "at least one of succeededCount or succeededIndexes must be specified"))
+        if named is not None and not _INDEX_RANGES.fullmatch(named):
+            errors.append(invalid(f"{at}.succeededIndexes", named, "error parsing succeededIndexes"))
+    return errors
 
 
 def validate_job_update(obj: Manifest, old: Manifest) -> list[FieldError]:

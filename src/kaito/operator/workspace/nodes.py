@@ -90,7 +90,7 @@ class Placement:
     tolerations: tuple[Manifest, ...] = ()
     """The taints that they accept beside those of GPU nodes."""
     spread: int = 1
-    """Over how many pods, each on a node of its own, one model is laid."""
+    """Over how many pods, each on a node of its own, one model is laid or trained."""
     fits: bool = True
     """The model can be served by nodes of this kind at all."""
     advice: str = ""
@@ -127,7 +127,7 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
             offered = _part(partition, offered, ours, provisioner.machines, is_ordered=ordered)
             target, hardware = _size_of_part(wanted.model, offered, partition, context), offered
         elif wanted.tuning is not None:
-            target, hardware = 1, _one_gpu(offered) if provisioner.single_node else offered
+            target, hardware = (1, _one_gpu(offered)) if provisioner.single_node else (max(count, 1), offered)
         else:
             target, hardware = _size(wanted.model, offered, provisioner, context=context, count=count)
         verdict = provisioner.judge(wish, ours, target)
@@ -157,12 +157,19 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
         hardware=hardware,
         parallelism=_spread(wanted.model, hardware, target),
         is_sized=is_sized,
-        spread=target if is_sized and wanted.engine == "vllm" and wanted.tuning is None else 1,
+        spread=_pods_together(wanted, target, count=max(count, 1), is_sized=is_sized),
         requirements=tuple(provisioner.requirements(wish)),
         tolerations=(*wanted.tolerations, *_tolerations(wish, hardware)),
         fits=fits,
         advice=advice,
     )
+
+
+def _pods_together(wanted: Wanted, target: int, *, count: int, is_sized: bool) -> int:
+    """How many pods work on one model. Those of a tuning are as many as it asks for, side by side on one machine."""
+    if wanted.tuning is not None:
+        return count
+    return target if is_sized and wanted.engine == "vllm" else 1
 
 
 def _part(

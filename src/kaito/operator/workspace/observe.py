@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from kaito.api.contracts import BenchmarkResult, TuneProgress
 from kaito.api.meta import WORKSPACES, InvalidObject
-from kaito.api.names import WORKSPACE_LABEL
+from kaito.api.names import COMPLETION_INDEX_LABEL, WORKSPACE_LABEL
 from kaito.api.workspace import Workspace
 from kaito.catalog.models import ModelFacts
-from kaito.kube.manifest import Key, Manifest, key_of
+from kaito.kube.manifest import Key, Manifest, key_of, labels_of
 from kaito.kube.plan import Reader
 from kaito.kube.resource import (
     CONFIG_MAPS,
@@ -252,5 +252,6 @@ def _user_config(reader: Reader, key: Key, workspace: Workspace | None) -> Manif
 def _progress(job: Manifest | None, pods: Iterable[Manifest], heard: Heard) -> TuneProgress | None:
     if job is None:
         return None
-    told = (heard.progress(pod) for pod in pods if (pod.get("status") or {}).get("phase") == "Running")
+    first = (pod for pod in pods if labels_of(pod).get(COMPLETION_INDEX_LABEL, "0") == "0")
+    told = (heard.progress(pod) for pod in first if (pod.get("status") or {}).get("phase") == "Running")
     return next((found for found in told if found is not None), None)

@@ -230,12 +230,13 @@ def _tuned(
         stage=stands.stage,
         tuning=tuning.tuning_status(stands.progress, (observed.manifest.get("status") or {}).get("tuning")),
         worker_nodes=_hosts(observed) if provisioner.single_node else placement.nodes,
-        target=1,
+        target=placement.target,
     )
     again = tuning.LOOK_AGAIN_S if stands.stage == "Running" else None
     if missing is not None:
         return Work(report, supply=supply)
-    shared = (tuning.config_map(rendering, config),)
+    met = (headless_service(observed.manifest),) if config.together is not None else ()
+    shared = (tuning.config_map(rendering, config), *met)
     if observed.job is None:
         return Work(report, apply=(*shared, wanted_job), supply=supply)
     if is_deleting(observed.job):

@@ -18,7 +18,16 @@ from typing import Literal
 from pydantic import ValidationError
 
 from kaito.api import contracts, datasets, names
-from kaito.api.contracts import FetchItem, HubSource, OciSource, TuneConfig, TuneProgress, TuneTarget, UrlSource
+from kaito.api.contracts import (
+    FetchItem,
+    HubSource,
+    OciSource,
+    Together,
+    TuneConfig,
+    TuneProgress,
+    TuneTarget,
+    UrlSource,
+)
 from kaito.api.datasets import Dataset
 from kaito.api.references import parse
 from kaito.catalog.flags import engine_flags
@@ -30,6 +39,7 @@ from kaito.kube.manifest import (
     controller_of,
     is_deleting,
     is_true,
+    labels_of,
     owner_reference,
 )
 from kaito.kube.resource import CONFIG_MAPS, JOBS
@@ -41,7 +51,7 @@ from kaito.operator.settings import DEFAULT_HUB, Settings
 from kaito.operator.workspace import failures
 from kaito.operator.workspace.containers import statuses
 from kaito.operator.workspace.nodes import Placement
-from kaito.operator.workspace.observe import Observed, tune_config_name
+from kaito.operator.workspace.observe import Observed, headless_name, tune_config_name
 from kaito.operator.workspace.progress import progress_of
 from kaito.operator.workspace.results import is_merged
 from kaito.operator.workspace.revision import spec_hash
@@ -56,6 +66,8 @@ DATA_FOLDER = f"{contracts.DATA_MOUNT}/files"
 CHECKSUM = "#sha256="
 HUB_KEY = "HF_ENDPOINT"
 RETRIES = 6
+INDEXED = {"completionMode": "Indexed", "successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
+"""Of a Job with several pods: each has a rank, and the work is done when the first has the result."""
 LOOK_AGAIN_S = 5.0
 """How often the status of a running tuning is brought up to date."""
 GRACE_S = 120
@@ -113,7 +125,17 @@ def tune_config(rendering: Rendering, settings: Settings) -> TuneConfig:
         output=_target(rendering) if tuning.output.image else None,
         merge=is_merged(rendering.manifest) and tuning.method != "full",
         checkpoints=_checkpoints(rendering) if tuning.keeps_checkpoints else None,
+        together=_together(rendering),
     )
+
+
+def _together(rendering: Rendering) -> Together | None:
+    """How the pods find each other; None where there is one."""
+    nodes = rendering.placement.spread
+    if nodes == 1:
+        return None
+    namespace = rendering.manifest["metadata"].get("namespace", "")
+    return Together(nodes=nodes, leader=f"{rendering.name}-0.{headless_name(rendering.name)}.{namespace}.svc")
 
 
 def _preset(rendering: Rendering) -> str:
@@ -195,7 +217,8 @@ def config_map(rendering: Rendering, config: TuneConfig) -> Manifest:
 
 
 def _json(config: TuneConfig) -> str:
-    return json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+    content = config.model_dump(mode="json", exclude={"together"} if config.together is None else None)
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def config_hash(rendering: Rendering, config: TuneConfig) -> str:
@@ -205,6 +228,7 @@ def config_hash(rendering: Rendering, config: TuneConfig) -> str:
 
 def job(rendering: Rendering, config: TuneConfig, settings: Settings) -> Manifest:
     """The Job."""
+    nodes = rendering.placement.spread
     labels = {names.WORKSPACE_LABEL: rendering.name}
     return {
         "apiVersion": JOBS.api_version,
@@ -221,9 +245,10 @@ def job(rendering: Rendering, config: TuneConfig, settings: Settings) -> Manifes
             "ownerReferences": [owner_reference(rendering.manifest)],
         },
         "spec": {
-            "backoffLimit": RETRIES,
-            "completions": 1,
-            "parallelism": 1,
+            "backoffLimit": RETRIES * nodes,
+            "completions": nodes,
+            "parallelism": nodes,
+            **(INDEXED if nodes > 1 else {}),
             # What the user has to correct first is not tried again; what a node takes back is tried without counting.
             "podFailurePolicy": {
                 "rules": [
@@ -268,13 +293,20 @@ def _pod_spec(rendering: Rendering, config: TuneConfig, settings: Settings) -> M
         "volumes": [mount.volume for mount in mounts],
     }
     affinity = pods.node_affinity(rendering.placement.requirements)
+    if config.together is not None:
+        spec["subdomain"] = headless_name(rendering.name)
+        if rendering.placement.target > 1:
+            affinity = {**affinity, **pods.one_a_node({names.WORKSPACE_LABEL: rendering.name})}
     return {**spec, "affinity": affinity} if affinity else spec
 
 
 def _environment(rendering: Rendering, settings: Settings) -> list[Manifest]:
-    """How the hub is reached that the model, and maybe the data, come from."""
+    """How the hub is reached that the model, and maybe the data, come from, and this pod by the others."""
     secret, hub = rendering.wanted.token_secret, settings.hub_endpoint
     token = [pods.secret_env(TOKEN_KEY, secret, TOKEN_KEY)] if secret else []
+    if rendering.placement.spread > 1:
+        address = {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}
+        token.append({"name": "POD_IP", "valueFrom": address})
     return [*token, *([{"name": HUB_KEY, "value": hub}] if hub not in ("", DEFAULT_HUB) else [])]
 
 
@@ -334,7 +366,8 @@ class Standing:
 
 def standing(observed: Observed, model: ModelFacts) -> Standing:
     """How the Job stands, by its conditions, its pods and what they say."""
-    existing, ours = observed.job, _pods(observed)
+    existing, ours = observed.job, sorted(_pods(observed), key=rank_of)
+    wanted_pods = int(existing["spec"].get("parallelism") or 1) if existing else 1
     if existing is None or is_deleting(existing):
         return Standing("Pending", _pending("Waiting for the Job to be created."))
     if is_true(existing, "Complete"):
@@ -350,14 +383,42 @@ def standing(observed: Observed, model: ModelFacts) -> Standing:
         reason = told.condition if told.condition != names.REASON_INFERENCE_PENDING else names.REASON_TUNING_PENDING
         return Standing("Pending", Verdict(False, reason, told.message, diagnosis=told))
     if any(_runs(pod) for pod in ours):
-        runs = Verdict(True, names.REASON_TUNING_STARTED, _running(observed.progress))
+        runs = Verdict(
+            True, names.REASON_TUNING_STARTED, _running(observed.progress) + _absent(ours, observed, wanted_pods)
+        )
         return Standing("Running", runs, observed.progress)
     again = [pod for pod in ours if (pod.get("status") or {}).get("phase") == "Failed"]
     if again:
         last = failures.cause_of(again[-1:], observed.warnings)
         why = f" {last.message}" if last else ""
         return Standing("Pending", _pending(f"The pod failed and is started anew.{why}"))
-    return Standing("Pending", _pending(progress_of(ours, 1)))
+    return Standing("Pending", _pending(progress_of(ours, wanted_pods)))
+
+
+def rank_of(pod: Manifest) -> int:
+    """The pod's index in its Job; 0 in a Job of one pod."""
+    text = labels_of(pod).get(names.COMPLETION_INDEX_LABEL, "")
+    return int(text) if text.isdigit() else 0
+
+
+def _absent(ours: Sequence[Manifest], observed: Observed, wanted_pods: int) -> str:
+    """Which ranks do not run while others do, and why, as the end of a message."""
+    running = {rank_of(pod) for pod in ours if _runs(pod)}
+    absent = [rank for rank in range(wanted_pods) if rank not in running]
+    if not absent:
+        return ""
+    theirs = [pod for pod in ours if rank_of(pod) == absent[0]]
+    cause = failures.cause_of(theirs, observed.warnings)
+    why = f" {cause.message}" if cause else ""
+    who = f"Rank {absent[0]}{_where(theirs)}" if len(absent) == 1 else f"Ranks {', '.join(map(str, absent))}"
+    return f" {who} {'is' if len(absent) == 1 else 'are'} waited for: all go on from the last checkpoint then.{why}"
+
+
+def _where(pods_: Sequence[Manifest]) -> str:
+    if not pods_:
+        return ""
+    node = (pods_[-1].get("spec") or {}).get("nodeName")
+    return f" (pod {pods_[-1]['metadata']['name']}{f' on node {node}' if node else ''})"
 
 
 def _pods(observed: Observed) -> list[Manifest]:
@@ -378,7 +439,12 @@ def _runs(pod: Manifest) -> bool:
 
 
 def _failed(observed: Observed, existing: Manifest, ours: Sequence[Manifest]) -> Verdict:
+    # A rank mostly ends for another one's sake; who says why itself is told of first.
     cause = failures.cause_of(ours, observed.warnings)
+    if cause is not None and int(existing["spec"].get("parallelism") or 1) > 1:
+        guilty = next((pod for pod in ours if failures.cause_of([pod], observed.warnings) == cause), None)
+        if guilty is not None:
+            cause = replace(cause, lead=f"Rank {rank_of(guilty)}{_where([guilty])}: {cause.lead}")
     if cause is None:
         said = (condition_of(existing, "Failed") or condition_of(existing, "FailureTarget") or {}).get("message", "")
         cause = named(names.REASON_TUNING_FAILED, said or "the Job failed")
@@ -388,8 +454,8 @@ def _failed(observed: Observed, existing: Manifest, ours: Sequence[Manifest]) ->
 
 
 def _last_words(ours: Iterable[Manifest]) -> TuneProgress | None:
-    """What the pod that succeeded left as its termination message."""
-    for pod in ours:
+    """What the pod that succeeded, the first of several, left as its termination message."""
+    for pod in (pod for pod in ours if rank_of(pod) == 0):
         for status in statuses(pod, "containerStatuses"):
             ended = (status.get("state") or {}).get("terminated") or {}
             if ended.get("exitCode") == 0:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,10 +41,23 @@ from kaito.runtime.serve.launch import cache_variables, cpu_threads
 from kaito.runtime.serve.prepare import writable_cache
 from kaito.runtime.settings import Settings
 from kaito.runtime.tune.checkpoints import newest
-from kaito.runtime.tune.job import FAILED, FAILURE, OUT_OF_MEMORY, SENTINEL, Job, Summary, read, state_dir, write
+from kaito.runtime.tune.job import (
+    FAILED,
+    FAILURE,
+    OUT_OF_MEMORY,
+    SENTINEL,
+    SHORT_OF_MEMORY,
+    Job,
+    Summary,
+    read,
+    state_dir,
+    write,
+)
+from kaito.runtime.tune.meeting import Alone, Company, company_of
 from kaito.runtime.tune.origin import data_sets, pinned
 from kaito.runtime.tune.progress import Teller, line_of, say
 from kaito.runtime.tune.publish import check_permission, described, publish, target_of
+from kaito.runtime.tune.ranks import Ended, Order
 from kaito.runtime.tune.shipping import Shipping, restored, shipping_of
 from kaito.runtime.weights import Weights, resolve
 
@@ -54,6 +68,13 @@ LAST_LINES = 30
 TRANSIENT = frozenset({REASON_ARTIFACT_UNAVAILABLE})
 """Reasons that another try may not meet again."""
 STOP_GRACE_S = 100.0
+"""What torch's launcher gives its workers to write a checkpoint."""
+SCRATCH = "/tmp"
+"""Where a rank that is not the first has its state: nothing of it is of use to others."""
+_EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
+"""In what torch's launcher says of the worker that failed first."""
+_ERROR = re.compile(r"(\[rank\d+\]: ?)?[\w.]+(Error|Exception)\b")
+"""The last line of a traceback."""
 
 
 class Interrupted(Exception):
@@ -99,12 +120,18 @@ class Tuning:
     _stop: threading.Event = field(default_factory=threading.Event)
     _child: subprocess.Popen[str] | None = None
     _last: TuneProgress | None = None
+    _company: Company = field(default_factory=Alone)
     _shipping: Shipping | None = None
 
     def run(self) -> TuneProgress:
         """Everything; what came of it. Raises Failed or Interrupted."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked_to_stop)
+        with company_of(self.config.together, self.settings) as self._company:
+            return self._lead() if self._company.rank == 0 else self._take_part()
+
+    def _lead(self) -> TuneProgress:
+        """What rank 0 does, which mostly is all there is."""
         output = place_of(self.config.output_dir, self.settings)
         output.mkdir(parents=True, exist_ok=True)
         self._tell("Starting")
@@ -120,7 +147,21 @@ class Tuning:
         done = self._finish(output)
         if self._shipping is not None:
             self._shipping.discard()
+        self._company.finish(self._wait)
         return done
+
+    def _take_part(self) -> TuneProgress:
+        """What another rank does: train along, from data and weights of its own, until rank 0 has the result."""
+        self.teller.speaks = False
+        output = place_of(SCRATCH, self.settings) / "tuning"
+        output.mkdir(parents=True, exist_ok=True)
+        self._train(self._job(output, self._fetch(output)), output)
+        say("rank 0 has the result")
+        return TuneProgress(phase="Done")
+
+    def _wait(self, seconds: float) -> None:
+        self._stop.wait(seconds)
+        self._check_stop()
 
     def _restore(self, output: Path) -> None:
         """Go on from the registry where this node knows nothing of the training."""
@@ -190,32 +231,51 @@ class Tuning:
         )
 
     def _train(self, job: Job, output: Path) -> None:
-        """See the worker to its end, again and again as long as that helps."""
+        """See the worker to its end, again and again as long as that helps. Another rank than the first leaves it to
+        that one to say when it helps no more."""
         deaths, reached = 0, newest(output)
-        command = check_command
+        self._check(job, output)
         while True:
-            code, lines = self._process(job, output, command)
+            order = self._company.gather(job.batch_divisor, self._wait, self._tell_waiting)
+            if order is None:
+                return
+            job = job.model_copy(update={"batch_divisor": order.divisor})
+            code, lines = self._process(job, output, partial(worker_command, self.config, self._company.rank, order))
             self._check_stop()
-            if code == 0 and command is check_command:
-                command = partial(worker_command, self.config.processes)
+            if code == FAILED:
+                raise self._failure(output)
+            _check_modules(lines)
+            ended = self._company.ended(code, last_words(lines), self._wait)
+            if self._company.rank > 0:
                 continue
-            if code == 0 and (output / SENTINEL).is_file():
+            if ended.code == 0 and (output / SENTINEL).is_file():
+                return
+            if ended.code == OUT_OF_MEMORY:
+                job = smaller(job)
+                continue
+            if ended.is_lost or newest(output) != reached:
+                deaths = 0
+            deaths += not ended.is_lost
+            reached = newest(output)
+            if deaths >= MOST_DEATHS:
+                raise died(ended, self.config.together is not None)
+            where = reached.name if reached else "the start"
+            say(f"the training process ended with code {ended.code}; it goes on from {where}")
+
+    def _check(self, job: Job, output: Path) -> None:
+        """Have the data looked at; again where the process dies. Raises Failed."""
+        for _ in range(MOST_DEATHS):
+            code, lines = self._process(job, output, check_command)
+            self._check_stop()
+            if code == 0:
                 return
             if code == FAILED:
                 raise self._failure(output)
-            if code == OUT_OF_MEMORY:
-                job = smaller(job)
-                continue
-            missing = next((line for line in lines if line.startswith(MISSING_MODULE)), None)
-            if missing is not None:
-                step = "Use an image with the packages of `pip install 'kaito[tune]'`."
-                raise Failed(REASON_ENGINE_MISSING, f"The image cannot tune: {missing}.", step)
-            deaths = 1 if newest(output) != reached else deaths + 1
-            reached = newest(output)
-            if deaths >= MOST_DEATHS:
-                raise died(code, lines)
-            where = reached.name if reached else "the start"
-            say(f"the training process ended with code {code}; it goes on from {where}")
+            _check_modules(lines)
+        raise died(Ended(code, said=last_words(lines)), False)
+
+    def _tell_waiting(self, note: str) -> None:
+        self._tell("Starting", note)
 
     def _failure(self, output: Path) -> Failed:
         found = read(state_dir(output) / FAILURE, Failure)
@@ -227,9 +287,11 @@ class Tuning:
         """Run the check or the worker; its exit code, and the last lines that it wrote."""
         file = state_dir(output) / "job.json"
         write(file, job)
+        for mark in (FAILURE, SHORT_OF_MEMORY):
+            (state_dir(output) / mark).unlink(missing_ok=True)
         with self._started(command(file)) as child:
             lines = self._follow(child)
-            return child.wait(), lines
+            return code_of(child.wait(), lines, state_dir(output)), lines
 
     @contextmanager
     def _started(self, argv: list[str]) -> Iterator[subprocess.Popen[str]]:
@@ -249,8 +311,10 @@ class Tuning:
             # A signal may have come before there was a child to hand it to.
             if self._stop.is_set():
                 self._child.send_signal(signal.SIGTERM)
+            self._company.on_trouble(self._child.kill)
             yield self._child
         finally:
+            self._company.on_trouble(None)
             if self._child.poll() is None:
                 self._child.kill()
             self._child.wait()
@@ -263,6 +327,8 @@ class Tuning:
             progress = progress_of(line)
             if progress is not None:
                 self._last = progress
+                if self._company.rank > 0:
+                    continue
                 sys.stdout.write(self._with_trouble(line, progress))
                 sys.stdout.flush()
                 continue
@@ -308,13 +374,35 @@ def check_command(job: Path) -> list[str]:
     return [sys.executable, "-m", "kaito.runtime.tune.check", str(job)]
 
 
-def worker_command(processes: int, job: Path) -> list[str]:
-    """The worker's command line: one process, or one for each GPU under torch's launcher."""
+def worker_command(config: TuneConfig, rank: int, order: Order, job: Path) -> list[str]:
+    """The worker's command line: one process, or one for each GPU of each pod under torch's launcher."""
     module = ["-m", "kaito.runtime.tune.worker", str(job)]
-    if processes == 1:
+    if config.processes == 1 and config.together is None:
         return [sys.executable, *module]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--max-restarts=0"]
-    return [sys.executable, *launcher, *module]
+    options: dict[str, str | int] = {
+        "nproc-per-node": config.processes,
+        "max-restarts": 0,
+        "shutdown-timeout": round(STOP_GRACE_S),
+    }
+    if config.together is not None:
+        options |= {"nnodes": config.together.nodes, "node-rank": rank, "rdzv-id": order.attempt}
+        options |= {"master-addr": order.address, "master-port": order.port}
+    where = ["--standalone"] if config.together is None else []
+    words = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-m", "torch.distributed.run", *where, *words, *module]
+
+
+def code_of(code: int, lines: Sequence[str], state: Path) -> int:
+    """The worker's own exit code; torch's launcher ends with 1 whatever its workers did, and says in its last lines how
+    the first of them ended."""
+    if code != 1:
+        return code
+    if (state / FAILURE).is_file():
+        return FAILED
+    if (state / SHORT_OF_MEMORY).is_file():
+        return OUT_OF_MEMORY
+    told = (match for line in lines if (match := _EXIT_CODE.search(line)))
+    return next((int(match[1]) for match in told), code)
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:
@@ -325,6 +413,8 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
+    if settings.pod_address.startswith("127."):
+        ours["GLOO_SOCKET_IFNAME"] = "lo"  # The pods are processes of one machine.
     caches = cache_variables(writable_cache(settings.environment))
     return {**cpu_threads(len(os.sched_getaffinity(0))), **caches, **settings.environment, **ours}
 
@@ -339,11 +429,26 @@ def smaller(job: Job) -> Job:
     return job.model_copy(update={"batch_divisor": 2})
 
 
-def died(code: int, lines: list[str]) -> Failed:
+def _check_modules(lines: Sequence[str]) -> None:
+    """Raises Failed when what the worker said last is that a package is missing."""
+    missing = next((line for line in lines if line.startswith(MISSING_MODULE)), None)
+    if missing is not None:
+        step = "Use an image with the packages of `pip install 'kaito[tune]'`."
+        raise Failed(REASON_ENGINE_MISSING, f"The image cannot tune: {missing}.", step)
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """The line of a log's end that tells most."""
+    told = (line for line in reversed(lines) if _ERROR.match(line))
+    named = (line for line in reversed(lines) if "Error" in line or "error" in line)
+    return next(told, next(named, lines[-1] if lines else ""))[:300]
+
+
+def died(ended: Ended, is_of_several: bool) -> Failed:
     """The worker ends again and again."""
-    if code == -signal.SIGKILL:
-        what = f"The training process was killed {MOST_DEATHS} times, most likely for using too much memory."
+    of = f" of rank {ended.rank}" if is_of_several else ""
+    if ended.code == -signal.SIGKILL:
+        what = f"The training process{of} was killed {MOST_DEATHS} times, most likely for using too much memory."
         return Failed(REASON_TUNING_FAILED, what, "Use nodes with more memory, or a smaller micro batch.")
-    last = next((line for line in reversed(lines) if "Error" in line or "error" in line), lines[-1] if lines else "")
-    what = f"The training process ended with code {code} {MOST_DEATHS} times: {last[:300]}"
+    what = f"The training process{of} ended with code {ended.code} {MOST_DEATHS} times: {ended.said}"
     return Failed(REASON_TUNING_FAILED, what, "See the pod's log.")

@@ -20,6 +20,8 @@ STATE = ".kaito"
 """Below the output folder; hidden, so that it is not pushed."""
 FAILURE = "failure.json"
 """In the state folder: why a job failed."""
+SHORT_OF_MEMORY = "short_of_memory"
+"""In the state folder: there when a process ran out of the GPU's memory. torch's launcher tells no exit codes."""
 STOPPED, FAILED, OUT_OF_MEMORY = 75, 65, 66
 """Exit codes of the processes that do a job: a checkpoint was written, there is a Failure, a smaller batch may do."""
 SENTINEL = "fine_tuning_completed.txt"

@@ -38,6 +38,8 @@ class Teller:
 
     stream: TextIO = field(default_factory=lambda: sys.stdout)
     clock: Callable[[], float] = time.monotonic
+    speaks: bool = True
+    """Of several processes that do the same only one does."""
     _told: TuneProgress | None = None
     _at: float = 0.0
 
@@ -45,7 +47,7 @@ class Teller:
         """Write the line, unless the last one was just a moment ago and was of the same phase."""
         moment = self.clock()
         is_new = self._told is None or self._told.phase != progress.phase
-        if progress == self._told or not (now or is_new or moment - self._at >= LEAST_PAUSE_S):
+        if not self.speaks or progress == self._told or not (now or is_new or moment - self._at >= LEAST_PAUSE_S):
             return
         self._told, self._at = progress, moment
         self.stream.write(line_of(progress) + "\n")

@@ -51,6 +51,8 @@ def identity(config: TuneConfig, training: str) -> str:
         "data": [item.source.model_dump(mode="json") for item in config.data],
         "training": training,
     }
+    if config.together is not None:
+        decides["nodes"] = config.together.nodes
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

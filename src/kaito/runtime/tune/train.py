@@ -27,11 +27,12 @@ from kaito.api.names import REASON_TUNING_DIVERGED
 from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune.arguments import Arguments, lora_config
-from kaito.runtime.tune.checkpoints import mark_whole, newest
+from kaito.runtime.tune.checkpoints import mark_whole
 from kaito.runtime.tune.job import Job, Point
 from kaito.runtime.tune.prepare import Split
 from kaito.runtime.tune.progress import Teller, say
 from kaito.runtime.tune.targets import derive
+from kaito.runtime.tune.together import agreed, collect_random_state, shared_checkpoint
 
 GIB = 1024**3
 MOVING = 0.1
@@ -77,7 +78,9 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         took, self._step_at = now - self._step_at, now
         self._step_s = took if self._step_s is None else (1 - MOVING) * self._step_s + MOVING * took
         is_last = state.global_step >= state.max_steps
-        if self.stop or (now - self._saved_at >= self.checkpoint_s and not is_last):
+        is_due = state.is_world_process_zero and now - self._saved_at >= self.checkpoint_s and not is_last
+        self.stop, is_due = agreed(self.stop, is_due)
+        if self.stop or is_due:
             control.should_save = True
         if self.stop and not is_last:
             control.should_training_stop = True
@@ -89,8 +92,6 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     ) -> None:  # fmt: skip
         """Note losses; a loss that is no number ends the training."""
         logs = logs or {}
-        if not state.is_world_process_zero:
-            return
         if "loss" in logs or "eval_loss" in logs:
             self._loss = logs.get("loss", self._loss)
             self._eval_loss = logs.get("eval_loss", self._eval_loss)
@@ -114,8 +115,10 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Say that the checkpoint is whole."""
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        collect_random_state(checkpoint, on_first_node=is_on_first_node(args))
         if state.is_world_process_zero:
-            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            mark_whole(checkpoint)
         self._saved_at = self._step_at = time.monotonic()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -178,11 +181,20 @@ def build(
     )
 
 
+def is_on_first_node(args: TrainingArguments) -> bool:
+    """Whether rank 0 runs on this node."""
+    return int(args.process_index) == int(args.local_process_index)
+
+
 def run(trainer: Any, watcher: Watcher, output_dir: Path) -> None:
     """Train to the end, from the newest checkpoint if there is one; raises Stopped when asked to stop before."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watcher)
-    begun = newest(output_dir)
+    begun = shared_checkpoint(
+        output_dir,
+        on_first_node=is_on_first_node(trainer.args),
+        is_first_of_node=trainer.args.local_process_index == 0,
+    )
     if begun is not None:
         say(f"goes on from {begun.name}")
     trainer.train(resume_from_checkpoint=str(begun) if begun is not None else None)

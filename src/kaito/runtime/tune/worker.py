@@ -24,17 +24,30 @@ import transformers
 from safetensors import SafetensorError
 
 from kaito.api.contracts import TuneProgress
-from kaito.api.names import REASON_DISK_FULL, REASON_TUNING_MEMORY
+from kaito.api.names import REASON_DISK_FULL, REASON_TUNING_FILE, REASON_TUNING_MEMORY
 from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
+from kaito.runtime.serve.guard import tie_to_parent
 from kaito.runtime.tune import base, check, estimate, prepare, survey
 from kaito.runtime.tune.arguments import MICRO_BATCH, Arguments, check_collator, lora_config, training_arguments
 from kaito.runtime.tune.checkpoints import remove_unfinished
 from kaito.runtime.tune.encoding import Encoder
-from kaito.runtime.tune.job import FAILED, FAILURE, OUT_OF_MEMORY, SENTINEL, STOPPED, Job, Summary, state_dir, write
+from kaito.runtime.tune.job import (
+    FAILED,
+    FAILURE,
+    OUT_OF_MEMORY,
+    SENTINEL,
+    SHORT_OF_MEMORY,
+    STOPPED,
+    Job,
+    Summary,
+    state_dir,
+    write,
+)
 from kaito.runtime.tune.options import read_options
 from kaito.runtime.tune.progress import Teller, say
 from kaito.runtime.tune.save import save
+from kaito.runtime.tune.together import is_same, least_of_all
 from kaito.runtime.tune.train import Stopped, Watcher, build, run
 
 GIB = 1024**3
@@ -61,6 +74,7 @@ def main(argv: list[str]) -> int:
         return STOPPED
     except torch.OutOfMemoryError as error:
         say(f"the GPU ran out of memory: {str(error).partition('. ')[0]}")
+        (state_dir(Path(job.output_dir)) / SHORT_OF_MEMORY).touch()
         return OUT_OF_MEMORY
     except (OSError, RuntimeError, SafetensorError) as error:
         # Each library has its own words for a full disk, so the disk is asked.
@@ -100,7 +114,11 @@ def work(job: Job, teller: Teller) -> None:
     arguments = training_arguments(job, options, preference=found.is_preference, context=context_of(config))
     check_space(output)
     notes = notes_of(found, job)
-    data = split_of(job, options, arguments, found=found, tokenizer=tokenizer, notes=notes, teller=teller)
+    teller.speaks = arguments.process_index == 0
+    # The processes of a node share what is prepared, and one of them prepares it.
+    with arguments.main_process_first(desc="the data"):
+        data = split_of(job, options, arguments, found=found, tokenizer=tokenizer, notes=notes, teller=teller)
+    check_same(data.prepared)
     model = base.load_model(job, options, config)
     fit_memory(job, options, arguments, model)
     watcher = Watcher(teller, job.checkpoint_s, rows=data.prepared.rows, notes=notes)
@@ -161,6 +179,13 @@ def without_preparation(arguments: Arguments) -> Arguments:
     return arguments
 
 
+def check_same(prepared: prepare.Prepared) -> None:
+    """Raises Failed when the nodes have fetched different data."""
+    if not is_same(prepared.sha256):
+        what = "The data that the nodes have fetched are not the same."
+        raise Failed(REASON_TUNING_FILE, what, "Name a revision of the data set, or an image by its digest.")
+
+
 def check_space(output: Path) -> None:
     """Raises Failed when the disk is as good as full."""
     free = shutil.disk_usage(output).free
@@ -183,7 +208,7 @@ def fit_memory(job: Job, options: TrainingOptions, arguments: Arguments, model: 
             raise Failed(REASON_TUNING_MEMORY, what, "Use qlora, or a GPU with more memory.")
         if MICRO_BATCH not in options.training:
             batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-            rows = estimate.micro_batch(shape, batch=batch, length=length, free_gib=free * FILLED)
+            rows = least_of_all(estimate.micro_batch(shape, batch=batch, length=length, free_gib=free * FILLED))
             arguments.per_device_train_batch_size = max(1, rows // job.batch_divisor)
             arguments.gradient_accumulation_steps = batch // arguments.per_device_train_batch_size
     rows = arguments.per_device_train_batch_size
@@ -223,4 +248,5 @@ def summary_of(trainer: Any, watcher: Watcher, prepared: prepare.Prepared, *, se
 
 
 if __name__ == "__main__":
+    tie_to_parent()  # torch's launcher may be killed, and starts this process in a session of its own.
     sys.exit(main(sys.argv))
