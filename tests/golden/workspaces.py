@@ -88,6 +88,13 @@ CASES = (
     Case(HERE / "cases" / "load_balancer.yaml"),
     Case(HERE / "cases" / "api_keys.yaml"),
     Case(HERE / "cases" / "set_member.yaml", (gpu_node("chat", gpus=4),), BYO, Settings()),
+    Case(
+        HERE / "cases" / "tuning_on_two_nodes.yaml",
+        (gpu_node("two-nodes", gpus=2), gpu_node("two-nodes", "gpu-b", gpus=2)),
+        BYO,
+        Settings(),
+    ),
+    Case(HERE / "cases" / "tuning_on_two_ordered_nodes.yaml", (), AZURE, Settings()),
     Case(HERE / "cases" / "ordered_azure.yaml", (), AZURE, Settings()),
     Case(HERE / "cases" / "ordered_aws_spot.yaml", (), AWS, Settings()),
     Case(HERE / "cases" / "ordered_arc.yaml", (), ARC, Settings()),

@@ -113,7 +113,15 @@ def test_a_sound_workspace_is_admitted(manifest: dict[str, Any]) -> None:
         (changed(INFERENCE, metadata__name="a.b"), "metadata.name", "lower-case letters"),
         (changed(INFERENCE, metadata__name="a" * 64), "metadata.name", "at most 63"),
         (changed(INFERENCE, resource__count=0), "resource.count", "at least 1"),
-        (changed(TUNING, resource__count=2), "resource.count", "tuning runs on one node"),
+        (
+            changed(
+                TUNING,
+                resource__count=2,
+                tuning__output={"volumeSource": {"azureDisk": {"diskName": "d"}}},
+            ),
+            "tuning.output.volumeSource",
+            "Use a persistentVolumeClaim with ReadWriteMany, or tuning.output.image",
+        ),
         (
             changed(INFERENCE, resource__partition={"mode": "mig", "profile": "half"}),
             "resource.partition.profile",

@@ -147,6 +147,21 @@ def test_indexed_pods_have_numbers_and_each_number_succeeds_once() -> None:
     assert ("Complete", "True", "CompletionsReached") in conditions(world)
 
 
+def test_a_success_policy_ends_it_as_soon_as_its_indexes_have_succeeded() -> None:
+    rules = {"rules": [{"succeededIndexes": "0-1", "succeededCount": 2}, {"succeededIndexes": "0"}]}
+    world = world_with(completionMode="Indexed", completions=3, parallelism=3, successPolicy=rules)
+    names = {indexes.index_of(p): p["metadata"]["name"] for p in world.pods()}
+    world.set_pod(names[2], "Succeeded")
+    run(world)
+    assert not conditions(world)
+    world.set_pod(names[0], "Succeeded")
+    run(world)
+    assert ("SuccessCriteriaMet", "True", "SuccessPolicy") in conditions(world)
+    assert status(world)["conditions"][0]["message"] == "Matched rules at index 1"
+    assert not active(world), "the others are ended"
+    assert status(world)["completedIndexes"] == "0,2"
+
+
 def test_a_finished_job_goes_after_its_time() -> None:
     world = world_with(ttlSecondsAfterFinished=30)
     world.set_all("Succeeded")

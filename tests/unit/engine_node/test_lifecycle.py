@@ -159,6 +159,15 @@ def test_a_deleted_pod_ends_its_apps_then_its_sidecars_then_goes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("main", "phase"), [(ended(), "Succeeded"), (ended(143), "Failed"), (None, "Failed")], ids=["0", "143", "never ran"]
+)
+def test_a_deleted_pod_shows_how_it_came_to_its_end(main: ContainerView | None, phase: str) -> None:
+    """Whoever holds the object by a finalizer, as a Job does, counts it by that."""
+    decision = decide(view(deleting(pod(status={"phase": "Running"})), **({"main": main} if main else {})), NOW)
+    assert (decision.actions, decision.status["phase"]) == ((Remove(),), phase)
+
+
+@pytest.mark.parametrize(
     ("late_s", "left_s"),
     [(0.0, 2.0), (0.9, 2.0), (2.0, 1.0), (60.0, 1.0)],
     ids=["seen at once", "asked for late in a second", "seen by a later engine", "long over"],

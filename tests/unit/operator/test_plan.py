@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaito.api import names
+from kaito.api.contracts import Failure
 from kaito.api.meta import WORKSPACES
 from kaito.catalog.models import ModelFacts, catalogue
 from kaito.kube.manifest import Key, Manifest, condition_of
@@ -22,7 +23,7 @@ from kaito.operator.provisioners.local import LOCAL
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.settings import Settings
 from kaito.operator.workspace.controller import workspace_controller
-from tests.builders import config_map, merged, node, workspace
+from tests.builders import config_map, container_status, merged, node, pod, workspace
 from tests.scenario.world import World
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -141,6 +142,65 @@ def test_a_model_that_cannot_be_tuned_is_refused_before_a_node_is_asked_for(
     assert (found["status"], found["reason"]) == ("False", names.REASON_TUNING_MODEL)
     assert says in found["message"]
     assert plan.apply == ()
+
+
+TWO_NODES = {"count": 2, "labelSelector": {"matchLabels": {"apps": "two"}}}
+LORA = {
+    "preset": {"name": "phi-4-mini-instruct"},
+    "method": "lora",
+    "input": {"urls": ["https://example.com/a.jsonl"]},
+    "output": {"image": "x/y:1", "imagePushSecret": "s"},
+}
+BROKEN = Failure(reason=names.REASON_TUNING_FILE, message="a.jsonl cannot be read.", next_step="Replace it.")
+
+
+def two(name: str) -> Manifest:
+    """A node of those that the tuning takes."""
+    return node(name, gpus=1, metadata={"labels": {"apps": "two"}})
+
+
+def on_two_nodes(*ranks: Manifest, **job_status: Any) -> Plan:
+    """The plan for a tuning on two nodes, with its Job and what there is of its pods."""
+    given = [workspace(inference=None, tuning=LORA, resource=TWO_NODES), two("a"), two("b")]
+    made = applied(planned(*given, provisioner=BYO), "Job")
+    made = merged(made, {"metadata": {"uid": "uid-job", "resourceVersion": "1"}, "status": job_status})
+    return planned(*given, made, *ranks, provisioner=BYO)
+
+
+def rank(index: int, phase: str, **state: Any) -> Manifest:
+    """The pod of a rank."""
+    labels = {names.COMPLETION_INDEX_LABEL: str(index)}
+    status = {"phase": phase, "containerStatuses": [container_status(state=state, restartCount=0)]}
+    made = pod(f"demo-{index}-x", owner_uid="uid-job", metadata={"labels": labels}, status=status)
+    return merged(made, {"spec": {"nodeName": "ab"[index]}})
+
+
+def test_a_tuning_on_two_nodes_waits_for_both() -> None:
+    plan = planned(workspace(inference=None, tuning=LORA, resource=TWO_NODES), two("a"), provisioner=BYO)
+    assert plan.apply == ()
+    assert "1 of 2" in condition(plan, names.NODES_READY)["message"]
+
+
+def test_the_rank_that_fails_is_named_with_its_reason() -> None:
+    ended = {"exitCode": 64, "message": BROKEN.model_dump_json()}
+    failed = [{"type": "Failed", "status": "True", "reason": "PodFailurePolicy", "message": "exit code 64"}]
+    ranks = (rank(0, "Failed", terminated={"exitCode": 143}), rank(1, "Failed", terminated=ended))
+    plan = on_two_nodes(*ranks, conditions=failed)
+    found = condition(plan, names.JOB_STARTED)
+    assert (found["status"], found["reason"]) == ("False", names.REASON_TUNING_FILE)
+    assert found["message"].startswith("Rank 1 (pod demo-1-x on node b): a.jsonl cannot be read.")
+    assert plan.status is not None
+    assert plan.status["state"] == "Failed"
+
+
+def test_a_rank_that_is_not_there_is_waited_for_by_name() -> None:
+    plan = on_two_nodes(
+        rank(0, "Running", running={"startedAt": "2026-01-01T00:00:00Z"}),
+        rank(1, "Failed", terminated={"exitCode": 137}),
+    )
+    found = condition(plan, names.JOB_STARTED)
+    assert (found["status"], found["reason"]) == ("True", names.REASON_TUNING_STARTED)
+    assert "Rank 1 (pod demo-1-x on node b) is waited for: all go on from the last checkpoint then." in found["message"]
 
 
 @pytest.mark.parametrize("model", [model for model in catalogue().models if model.tuning], ids=lambda model: model.name)

@@ -133,10 +133,18 @@ def _ending(
     final = (view.pod.get("status") or {}).get("phase")
     shown: Phase = phase or final or "Pending"
     if removes and not running:
+        # Who waits for the pod's end, as a Job does with a finalizer, has to see how it came to it.
+        shown = final if final in ("Succeeded", "Failed") else _final_phase(view)
         actions = (Remove(),)
     if not removes and final in ("Succeeded", "Failed"):
         return Decision(view.pod["status"], actions)
     return Decision(pod_status(view, shown, {}, now, initialized=_is_initialized(view), reason=reason), actions)
+
+
+def _final_phase(view: PodView) -> Phase:
+    """That of a deleted pod of which nothing runs any more."""
+    ends = [view.containers.get(item["name"], NOTHING).current for item in view.pod["spec"]["containers"]]
+    return "Succeeded" if all(end is not None and end.exit_code == 0 for end in ends) else "Failed"
 
 
 def _stops(view: PodView, grace_s: float) -> Iterable[Action]:

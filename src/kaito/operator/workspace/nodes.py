@@ -145,7 +145,7 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
         else:
             verdict, fits = nodes_missing(said, named(REASON_GPU_TOO_SMALL, said.removesuffix("."))), False
     advice = ""
-    if target > 1 or not fits:
+    if (target > 1 and wanted.tuning is None) or not fits:
         advice = _advice(wanted.model, wish.instance_type, context, provisioner.machines)
     if fits and advice:
         verdict = replace(verdict, message=f"{verdict.message} {advice}")
