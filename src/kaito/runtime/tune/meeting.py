@@ -19,7 +19,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -100,6 +100,7 @@ class Leader:
     _attempts: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _give_up: Callable[[], None] | None = None
+    _gave_up: bool = False
     _muster: Muster = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,7 +134,7 @@ class Leader:
             with self._lock:
                 why, give_up = self._muster.trouble(time.monotonic()), self._give_up
                 if why and give_up is not None:
-                    self._give_up = None
+                    self._give_up, self._gave_up = None, True
                     self._muster.call_off()
             if why and give_up is not None:
                 say(f"{why}: all ranks go back to the last checkpoint")
@@ -147,6 +148,7 @@ class Leader:
                 if not missing:
                     order = self._order(divisor)
                     self._muster.begin(order)
+                    self._gave_up = False
                     return order
             tell(waits_for(missing))
             wait(POLL_S)
@@ -157,11 +159,12 @@ class Leader:
         return Order(attempt=f"{self._life}-{self._attempts}", address=address, port=_free_port(), divisor=divisor)
 
     def ended(self, code: int, said: str, wait: Wait) -> Ended:
-        """Once every rank has ended its part or is lost. The first bad end of a rank counts before this one's, which
-        mostly ends for the other's sake."""
+        """Once every rank has ended its part or is lost. Of ranks that failed, the one counts for whose sake the
+        others did."""
         with self._lock:
-            first = self._muster.first
             if code != 0:
+                if not self._gave_up:
+                    self._muster.fail(Ended(code, 0, said))
                 self._muster.call_off()
         while code != 0:
             with self._lock:
@@ -172,9 +175,8 @@ class Leader:
             wait(POLL_S)
         if code == 0:
             return Ended(0)
-        if first is not None:
-            return Ended(first.code, first.rank, first.said, is_lost=bool(lost))
-        return Ended(code, 0, said, is_lost=bool(lost))
+        with self._lock:
+            return replace(self._muster.culprit() or Ended(code, 0, said), is_lost=bool(lost))
 
     def on_trouble(self, give_up: Callable[[], None] | None) -> None:
         """What ends this rank's part in the attempt."""
@@ -204,6 +206,7 @@ class Follower:
     _life: str = field(default_factory=lambda: uuid.uuid4().hex)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _give_up: Callable[[], None] | None = None
+    _gave_up: bool = False
     _report: Report = field(init=False)
     _order: Order | None = None
     """The last answer; None without one, or when it is old."""
@@ -239,13 +242,14 @@ class Follower:
                 is_over = self._order is None or self._order.attempt != self._report.attempt
                 give_up = self._give_up if trains and is_over else None
                 if give_up is not None:
-                    self._give_up = None
+                    self._give_up, self._gave_up = None, True
             if give_up is not None:
                 say("rank 0 has given the attempt up, or is lost: this rank goes back to the last checkpoint")
                 give_up()
 
     def gather(self, divisor: int, wait: Wait, tell: Callable[[str], None]) -> Order | None:
         """Wait until rank 0 begins an attempt that this rank was not in."""
+        say("waits for rank 0")
         with self._lock:
             self._report = self._report.model_copy(update={"is_ready": True})
         while True:
@@ -254,6 +258,7 @@ class Follower:
                 if order is not None and order.attempt and order.attempt != self._report.attempt:
                     update = {"is_ready": False, "attempt": order.attempt, "code": 0, "said": ""}
                     self._report = self._report.model_copy(update=update)
+                    self._gave_up = False
                     return order
                 if order is not None and order.is_done:
                     return None
@@ -263,7 +268,7 @@ class Follower:
     def ended(self, code: int, said: str, wait: Wait) -> Ended:
         """Said to rank 0, which decides."""
         with self._lock:
-            update = {"is_ready": True, "code": code, "said": said[:1000]}
+            update = {"is_ready": True, "code": 0 if self._gave_up else code, "said": said[:1000]}
             self._report = self._report.model_copy(update=update)
         return Ended(code, self.rank, said)
 

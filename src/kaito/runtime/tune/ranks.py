@@ -20,6 +20,8 @@ from kaito.runtime.failure import Failed
 
 SILENT_AFTER_S = 30.0
 """How long a rank may be silent before it counts as lost."""
+_OF_ANOTHER = re.compile(r"by peer|[Cc]onnection|[Bb]roken pipe|NCCL|[Rr]endezvous|Dist\w*Error|[Tt]imed? ?out")
+"""What a rank says that ended because another one did."""
 
 
 class Report(Contract):
@@ -33,7 +35,7 @@ class Report(Contract):
     attempt: str = ""
     """The attempt that it trains in, or did last."""
     code: int = 0
-    """How that one ended there; of meaning once it is ready again."""
+    """How that one ended there, by itself; 0 too where it was given up. Of meaning once it is ready again."""
     said: str = Field(default="", max_length=1000)
     """The line that tells why."""
 
@@ -93,20 +95,29 @@ class Muster:
     peers: dict[int, Peer] = field(default_factory=dict)
     lives: dict[int, str] = field(default_factory=dict)
     """Who took part when the attempt began."""
-    first: Report | None = None
-    """Of the attempt, the first that ended badly by itself."""
+    last: str = ""
+    """The attempt that began last, also when it is over."""
+    ends: list[Ended] = field(default_factory=list)
+    """How ranks ended that one badly by themselves, in the order that it was heard of."""
 
     def heard(self, report: Report, now: float) -> Order:
         """Note what a rank says; what it is to do. Raises ValueError for a rank that there is not."""
         if report.rank >= self.nodes:
             raise ValueError(f"there is no rank {report.rank}")
         self.peers[report.rank] = Peer(report, now)
-        if self.first is None and self._ended(report) and report.code != 0:
-            self.first = report
+        if report.is_ready and report.attempt == self.last != "" and report.code != 0:
+            self.fail(Ended(report.code, report.rank, report.said))
         return self.order
 
-    def _ended(self, report: Report) -> bool:
-        return report.is_ready and report.attempt == self.order.attempt != ""
+    def fail(self, ended: Ended) -> None:
+        """A rank has ended the attempt badly by itself."""
+        if all(one.rank != ended.rank for one in self.ends):
+            self.ends.append(ended)
+
+    def culprit(self) -> Ended | None:
+        """The rank that the others ended for, as far as it shows: the first that does not complain of another one."""
+        own = (one for one in self.ends if not _OF_ANOTHER.search(one.said))
+        return next(own, self.ends[0] if self.ends else None)
 
     def missing(self, now: float) -> list[int]:
         """The ranks that the next attempt waits for."""
@@ -121,7 +132,7 @@ class Muster:
 
     def begin(self, order: Order) -> None:
         """An attempt begins."""
-        self.order, self.first = order, None
+        self.order, self.last, self.ends = order, order.attempt, []
         self.lives = {rank: peer.report.life for rank, peer in self.peers.items()}
 
     def call_off(self) -> None:
@@ -143,4 +154,5 @@ class Muster:
         lost = self.lost(now)
         if lost:
             return f"rank {lost[0]} is lost"
-        return f"rank {self.first.rank} has ended with code {self.first.code}" if self.first else ""
+        first = self.culprit()
+        return f"rank {first.rank} has ended with code {first.code}" if first else ""

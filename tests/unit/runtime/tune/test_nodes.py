@@ -78,13 +78,14 @@ def test_an_attempt_is_over_when_a_rank_fails_or_is_lost(said: Report, now: floa
     assert muster.trouble(now) == trouble
 
 
-def test_the_first_that_fails_is_the_one_that_is_told_of() -> None:
+def test_the_rank_is_told_of_that_the_others_end_for() -> None:
     muster = begun()
-    muster.heard(report(2, attempt="one", code=1), 2.0)
-    muster.heard(report(1, attempt="one", code=-6), 2.0)
-    assert muster.first is not None
-    assert muster.first.rank == 2
+    muster.fail(Ended(1, 0, "RuntimeError: [gloo] Connection closed by peer [10.0.0.8]:4242"))
     muster.call_off()
+    muster.heard(report(1, attempt="one"), 2.0)
+    muster.heard(report(2, attempt="one", code=-6), 2.0)
+    muster.heard(report(2, attempt="one", code=-7), 2.0)
+    assert muster.culprit() == Ended(-6, 2)
     assert muster.heard(report(1), 3.0) == Order()
 
 
