@@ -25,7 +25,7 @@ HTPASSWD = "ann:$2b$04$X4b0yTItpWNuse/Ac3WzbOULvHfMwH48hPLMcp/qOS3OMhix0DLnO\n"
 CONFIG = """
 version: 0.1
 log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: {folder}/store}}}}
+storage: {{filesystem: {{rootdirectory: {folder}/store}}, delete: {{enabled: {deletes}}}}}
 http: {{addr: "{host}"{tls}}}
 auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}
 """
@@ -82,13 +82,18 @@ def write_login(file: Path, host: str, password: str) -> Path:
 
 @contextmanager
 def registry_process(
-    folder: Path, *, certificate: Path | None = None, key: Path | None = None, port: int | None = None
+    folder: Path,
+    *,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    port: int | None = None,
+    deletes: bool = False,
 ) -> Iterator[Served]:
-    """A registry that keeps its store in the folder."""
+    """A registry that keeps its store in the folder; like most it deletes nothing unless told to."""
     host = f"127.0.0.1:{port or free_port()}"
     (folder / "htpasswd").write_text(HTPASSWD)
     tls = f", tls: {{certificate: {certificate}, key: {key}}}" if certificate else ""
-    (folder / "config.yml").write_text(CONFIG.format(folder=folder, host=host, tls=tls))
+    (folder / "config.yml").write_text(CONFIG.format(folder=folder, host=host, tls=tls, deletes=str(deletes).lower()))
     process = subprocess.Popen(
         ["docker-registry", "serve", str(folder / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

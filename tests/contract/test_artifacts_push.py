@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from kaito.api.contracts import FetchConfig, FetchItem, OciSource
+from kaito.api.names import MODEL_NAME_ANNOTATION
 from kaito.kube.certificates import new_authority, serving_pair
 from kaito.runtime.artifacts.fetch import fetch_item
 from kaito.runtime.artifacts.pack import files_of
-from kaito.runtime.artifacts.push import LICENSES, MODEL_NAME, REVISION, Pushed, Target, push_image, push_model
+from kaito.runtime.artifacts.push import LICENSES, REVISION, Pushed, Target, push_image, push_model
 from kaito.runtime.artifacts.transport import Patience
 from kaito.runtime.failure import Failed
 from kaito.runtime.settings import Settings
@@ -66,10 +67,10 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_an_image_comes_back_as_it_was_pushed(registry: Served, adapter: Path, login: Path, tmp_path: Path) -> None:
     reference = f"{registry.host}/team/adapter:1"
-    pushed = push_image(adapter, Target(reference, (login,)), annotations={MODEL_NAME: "phi-3"})
+    pushed = push_image(adapter, Target(reference, (login,)), annotations={MODEL_NAME_ANNOTATION: "phi-3"})
     assert fetched(f"{registry.host}/team/adapter@{pushed.digest}", tmp_path / "out", login) == content(adapter)
     manifest = registry.manifest("team/adapter", "1")
-    assert manifest["annotations"] == {MODEL_NAME: "phi-3"}
+    assert manifest["annotations"] == {MODEL_NAME_ANNOTATION: "phi-3"}
     layers = [registry.blob_file(layer["digest"]) for layer in manifest["layers"]]
     listed = [subprocess.check_output(["tar", "-tf", layer], text=True).split() for layer in layers]
     assert listed[0] == ["data/", "data/adapter_config.json", "data/deep/", "data/deep/er/", "data/deep/er/note.md"]

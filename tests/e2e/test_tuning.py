@@ -21,6 +21,7 @@ from kaito.runtime.settings import Settings
 from tests.e2e.machine import REPOSITORY, Machine, eventually
 from tests.e2e.runtime_process import ENGINES
 from tests.https_files import Files, https_files
+from tests.hub_process import DataHub, data_hub
 from tests.registry_process import PASSWORD, USER, Served, registry_process
 
 EXAMPLE = REPOSITORY / "examples" / "fine-tuning" / "kaito_workspace_tuning_phi_3.yaml"
@@ -61,6 +62,7 @@ class Place:
     machine: Machine
     files: Files
     registry: Served
+    hub: DataHub
     folder: Path
 
 
@@ -68,14 +70,20 @@ class Place:
 def place(cache: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("tuning")
     (folder / "registry").mkdir()
-    with https_files(folder / "web") as files, registry_process(folder / "registry") as registry:
+    with (
+        https_files(folder / "web") as files,
+        registry_process(folder / "registry", deletes=True) as registry,
+        data_hub() as hub,
+    ):
         write_data(files.folder)
+        rows = (files.folder / "data.parquet").read_bytes()
+        hub.commit("team/moon", {"data/train-00000-of-00001.parquet": rows, "data/test.jsonl": b"{}\n"})
         machine = Machine(folder, "--weights", str(weights), cache=cache)
-        machine.env["SSL_CERT_FILE"] = str(files.ca_file)
+        machine.env |= {"SSL_CERT_FILE": str(files.ca_file), "HF_ENDPOINT": hub.url}
         machine.up()
         login = (f"--docker-server={registry.host}", f"--docker-username={USER}", f"--docker-password={PASSWORD}")
         machine.kubectl("create", "secret", "docker-registry", "push-secret", *login)
-        yield Place(machine, files, registry, folder)
+        yield Place(machine, files, registry, hub, folder)
         machine.down()
 
 
@@ -139,12 +147,14 @@ def test_the_documented_manifest_tunes_and_pushes(place: Place) -> None:
     assert base == "microsoft/Phi-3-mini-128k-instruct"
     shown = place.machine.kubectl("get", "workspace", "workspace-tuning-phi-3").stdout
     assert "True" in shown
+    tags = place.registry.request("GET", "team/adapter/tags/list").json()["tags"]
+    assert tags == ["0.0.1"], "no checkpoint is left when the result is there"
 
 
 def tuning(place: Place, name: str, **changes: object) -> dict[str, object]:
     """Tune with LoRA on lines of JSON; the status of the Workspace that has succeeded."""
     manifest = yaml.safe_load(documented(place, "unused"))
-    manifest["metadata"]["name"] = name
+    manifest["metadata"] |= {"name": name, "annotations": changes.pop("annotations", {})}
     source = {"urls": [f"{place.files.url}/data.jsonl"]}
     manifest["tuning"] |= {"method": "lora", "input": source, **changes}
     place.machine.run("kubectl", "apply", "-f", "-", input=yaml.safe_dump(manifest))
@@ -163,11 +173,31 @@ def taught(place: Place) -> str:
     return image
 
 
+@pytest.fixture(scope="module")
+def taught_artifact(place: Place, taught: str) -> str:
+    """The Workspace whose result is the same adapter as an artifact, of the same data out of a hub."""
+    image = f"{place.registry.host}/team/taught-artifact:1"
+    tuning(
+        place,
+        "teaching-artifact",
+        annotations={"kaito.sh/output-format": "artifact"},
+        config="teaching",
+        input={"urls": ["hf://datasets/team/moon"]},
+        output={"image": image, "imagePushSecret": "push-secret"},
+    )
+    manifest = place.registry.manifest("team/taught-artifact", "1")
+    assert manifest["artifactType"] == "application/vnd.cncf.model.manifest.v1+json"
+    assert manifest["annotations"]["kaito.sh/base-model"] == "microsoft/Phi-3-mini-128k-instruct"
+    return "teaching-artifact"
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_was_pushed_is_served_and_knows_what_it_was_taught(place: Place, taught: str, engine: str) -> None:
-    """By its image with one engine, as the result of its Workspace with the other."""
+def test_what_was_pushed_is_served_and_knows_what_it_was_taught(
+    place: Place, taught: str, taught_artifact: str, engine: str
+) -> None:
+    """An image by its name with one engine, an artifact as the result of its Workspace with the other."""
     name, image = f"with-{engine}", {"image": taught, "imagePullSecrets": ["push-secret"]}
-    source = json.dumps({"name": "taught", **(image if engine == "vllm" else {"workspace": "teaching"})})
+    source = json.dumps({"name": "taught", **(image if engine == "vllm" else {"workspace": taught_artifact})})
     manifest = SERVING.format(name=name, engine=engine, source=source)
     place.machine.run("kubectl", "apply", "-f", "-", input=manifest)
     place.machine.wait_ready(name, timeout=200)

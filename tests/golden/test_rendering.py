@@ -24,6 +24,8 @@ from tests.scenario.world import starting_kubelet
 
 HERE = Path(__file__).parent
 KUBERNETES = "1.36"
+ON_THE_NODE = ("weights_on_the_node", "tuning_on_hub_data")
+"""Cases whose weights an administrator has put on the node."""
 
 
 def planned(case: Case) -> Plan:
@@ -99,7 +101,7 @@ def test_pods_keep_to_the_restricted_profile_of_pod_security(case: Case) -> None
             assert security["readOnlyRootFilesystem"] is True
         kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
         allowed = {"configMap", "emptyDir", "secret", "persistentVolumeClaim", "projected", "csi", "ephemeral"}
-        of_node = keeps_weights or case.settings.local_weights or case.name == "weights_on_the_node"
+        of_node = keeps_weights or case.settings.local_weights or case.name in ON_THE_NODE
         assert kinds <= allowed | ({"hostPath"} if of_node else set())
 
 

@@ -78,6 +78,12 @@ CASES = (
     Case(INFERENCE / "kaito_workspace_tuned_adapter.yaml", (), AZURE, Settings()),
     Case(HERE / "cases" / "weights_from_a_registry.yaml", settings=Settings(weights_cache="/var/cache/kaito")),
     Case(HERE / "cases" / "weights_on_the_node.yaml", (gpu_node("weights"),), BYO, Settings()),
+    Case(
+        HERE / "cases" / "tuning_on_hub_data.yaml",
+        (gpu_node("tuning"),),
+        BYO,
+        Settings(hub_endpoint="https://hub.example.com"),
+    ),
     Case(HERE / "cases" / "hub_id.yaml", settings=Settings(weights_cache="/var/cache/kaito")),
     Case(HERE / "cases" / "load_balancer.yaml"),
     Case(HERE / "cases" / "api_keys.yaml"),

@@ -150,7 +150,23 @@ class UrlSource(Contract):
     """What a file must hash to, in hex, by its URL."""
 
 
-Source = Annotated[OciSource | UrlSource, Field(discriminator="kind")]
+class HubSource(Contract):
+    """A data set of a Hugging Face hub: the files of one of its splits."""
+
+    kind: Literal["hub"] = "hub"
+    repository: str
+    """`org/name`."""
+    revision: str = ""
+    """A branch, a tag or a commit; empty for the default branch."""
+    path: str = ""
+    """A file, a folder, or a pattern with `*`."""
+    config: str = ""
+    """A configuration that the data set's card names."""
+    split: str = ""
+    """Empty for `train`."""
+
+
+Source = Annotated[OciSource | UrlSource | HubSource, Field(discriminator="kind")]
 
 
 class FetchItem(Contract):
@@ -180,15 +196,21 @@ class FetchConfig(Contract):
     names and redirects say."""
 
 
+ResultFormat = Literal["image", "artifact"]
+"""A container image in KAITO's layout, or an artifact after CNCF ModelPack."""
+
+
 class TuneTarget(Contract):
-    """Where the result is pushed."""
+    """Where something is pushed."""
 
     image: str
     """As users write it: `registry/name:tag`."""
     credentials: tuple[str, ...] = ()
     """Docker `config.json` files, or folders of them."""
     annotations: dict[str, str] = Field(default_factory=dict)
-    """Annotations of the image's manifest."""
+    """Annotations of the manifest."""
+    format: ResultFormat = "image"
+    """What the result becomes."""
 
 
 TuningMethod = Literal["lora", "qlora", "full"]
@@ -215,6 +237,8 @@ class TuneConfig(Contract):
     data_dir: str = DATA_MOUNT
     private_urls: bool = False
     """Data may come from loopback and private addresses."""
+    offline: bool = False
+    """Never ask a hub for data."""
     output_dir: str = DEFAULT_OUTPUT_DIR
     output: TuneTarget | None = None
     """None leaves the result in the output folder, which is a volume then."""
@@ -222,6 +246,9 @@ class TuneConfig(Contract):
     """The result is the model with the adapter in it, not the adapter."""
     checkpoint_s: float = Field(default=300.0, gt=0)
     """Seconds of training that a sudden end may cost."""
+    checkpoints: TuneTarget | None = None
+    """Where checkpoints are kept while it trains: another pod goes on from there. None keeps them where the output is
+    alone."""
     registry_mirrors: dict[str, str] = Field(default_factory=dict)
     ca_file: str | None = None
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from kaito.api import names, syntax
+from kaito.api import datasets, names, syntax
 from kaito.api.meta import FieldError, LabelSelector, LabelSelectorRequirement
 from kaito.api.workspace import (
     AdapterSource,
@@ -33,6 +33,7 @@ from kaito.api.workspace import (
 MAX_ADAPTERS: Final = 10
 IMAGE_FAMILIES: Final = ("azurelinux", "ubuntu")
 PERFORMANCE_MODES: Final = ("balanced", "interactivity", "throughput")
+OUTPUT_FORMATS: Final = ("image", "artifact")
 TUNING_METHODS: Final = ("lora", "qlora", "full")
 _MIG_PROFILE = re.compile(r"\d+g\.\d+gb(\+[a-z.]+)?")
 
@@ -92,6 +93,8 @@ def _annotation_errors(workspace: Workspace) -> Errors:
     for annotation, allowed in (
         (names.PERFORMANCE_MODE_ANNOTATION, PERFORMANCE_MODES),
         (names.USE_LOCAL_WEIGHTS_ANNOTATION, ("true", "false")),
+        (names.OUTPUT_FORMAT_ANNOTATION, OUTPUT_FORMATS),
+        (names.CHECKPOINTS_ANNOTATION, ("true", "false")),
     ):
         value = annotations.get(annotation)
         if value is not None and value not in allowed:
@@ -243,15 +246,27 @@ def _tuning_errors(tuning: TuningSpec, policy: Policy) -> Errors:
         yield FieldError("tuning.method", tuning.method or None, f"must be {_one_of(TUNING_METHODS)}")
     yield from _optional("tuning.config", tuning.config, syntax.dns_subdomain)
     yield from _source_errors("tuning.input", tuning.input, ("urls", "image", "volumeSource"))
-    yield from _url_errors("tuning.input.urls", tuning.input.urls, policy)
+    yield from _data_errors("tuning.input.urls", tuning.input.urls, policy)
     yield from _output_errors(tuning.output)
+
+
+def _data_errors(path: str, urls: tuple[str, ...], policy: Policy) -> Errors:
+    for index, url in enumerate(urls):
+        if not datasets.is_dataset(url):
+            yield from _url_error(f"{path}[{index}]", url, policy)
+        elif message := datasets.problem(url):
+            yield FieldError(f"{path}[{index}]", url, message)
 
 
 def _url_errors(path: str, urls: tuple[str, ...], policy: Policy) -> Errors:
     for index, url in enumerate(urls):
-        message = None if policy.private_urls else syntax.public_url(url)
-        if message is not None:
-            yield FieldError(f"{path}[{index}]", syntax.shown_url(url), message)
+        yield from _url_error(f"{path}[{index}]", url, policy)
+
+
+def _url_error(path: str, url: str, policy: Policy) -> Errors:
+    message = None if policy.private_urls else syntax.public_url(url)
+    if message is not None:
+        yield FieldError(path, syntax.shown_url(url), message)
 
 
 def _output_errors(output: DataDestination) -> Errors:

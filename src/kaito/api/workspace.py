@@ -64,7 +64,8 @@ class PresetOptions(ApiModel):
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets to pull that image with. Deprecated and without effect."""
     model_access_secret: str = ""
-    """The name of a Secret in the same namespace whose key HF_TOKEN is the Hugging Face token to download with."""
+    """The name of a Secret in the same namespace whose key HF_TOKEN is the Hugging Face token to download with: the
+    model and, of a tuning, the data."""
 
 
 class PresetSpec(ApiModel):
@@ -84,7 +85,8 @@ class DataSource(ApiModel):
     name: str = ""
     """A name for the files: an adapter is asked for by it in a request's `model`."""
     urls: tuple[str, ...] = ()
-    """HTTP(S) addresses to download from. One may end in `#sha256=` and what the file must hash to, in hex."""
+    """HTTP(S) addresses to download from. One may end in `#sha256=` and what the file must hash to, in hex. In
+    `tuning.input`, data sets of a Hugging Face hub too: `hf://datasets/org/name`, and `@` with a commit behind it."""
     volume_source: dict[str, Any] | None = Field(default=None, json_schema_extra=OPEN)
     """A volume, as in a pod's `volumes`, that holds the files."""
     image: str = ""

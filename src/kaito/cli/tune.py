@@ -21,9 +21,10 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from kaito.api import datasets
 from kaito.api.kinds import WORKSPACES
 from kaito.api.names import PROGRESS_MARK, WORKSPACE_LABEL
-from kaito.cli import connect
+from kaito.cli import connect, settings
 from kaito.cli.failure import UserError
 from kaito.cli.options import Kubeconfig, Namespace
 from kaito.kube.client import Client
@@ -40,24 +41,44 @@ Told = dict[str, Any]
 
 
 def check(
-    data: Annotated[Path, typer.Argument(help="The data set: a file, or a folder of files.")],
+    data: Annotated[
+        str, typer.Argument(help="The data set: a file, a folder of files, or one of a Hugging Face hub as org/name.")
+    ],
     *,
     config: Annotated[Path | None, typer.Option(help="A training_config.yaml.")] = None,
     method: Annotated[str, typer.Option(help="The method that the configuration is for: lora, qlora, full.")] = "lora",
     model: Annotated[Path | None, typer.Option(help="A model's folder, to count tokens.")] = None,
 ) -> None:
     """Say what a fine-tuning would find in a data set: schema, rows, rows that cannot be used, tokens."""
-    if not data.exists():
-        raise UserError(f"{data} does not exist.", "Name a file or a folder with the data set.")
+    place = of_hub(data) or data
+    if not datasets.is_dataset(place) and not Path(place).exists():
+        raise UserError(f"{data} does not exist.", "Name a file or a folder, or a data set of a hub as org/name.")
+    wrong = datasets.problem(place) if datasets.is_dataset(place) else None
+    if wrong is not None:
+        raise UserError(f"{place} {wrong}.", "Write hf://datasets/org/name, or org/name.")
     given = {"--config": config, "--method": method, "--model": model}
     options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-    argv = [sys.executable, "-m", "kaito.runtime.tune.preview", str(data), *options]
+    kept = ["--keep", str(settings.read().cache_dir / "datasets")]
+    argv = [sys.executable, "-m", "kaito.runtime.tune.preview", place, *kept, *options]
     done = subprocess.run(argv, check=False, stderr=subprocess.PIPE, text=True)
     if MISSING in done.stderr:
         raise UserError(f"Packages are missing: {done.stderr.strip().splitlines()[-1]}", "pip install 'kaito[tune]'")
     if done.returncode not in (0, 1):
         raise UserError(f"The check ended with code {done.returncode}: {done.stderr.strip()[-300:]}", "")
     raise typer.Exit(done.returncode)
+
+
+def of_hub(data: str) -> str | None:
+    """The address of a data set of a hub that is meant by this; None where it is a file or something of the web. Says
+    so where it might have been meant as a folder."""
+    if datasets.is_dataset(data):
+        return data
+    name, mark, rest = data.partition("@")
+    if Path(data).exists() or not datasets.is_id(name):
+        return None
+    address = f"{datasets.PREFIX}{name}{mark}{rest}"
+    sys.stderr.write(f"There is no folder {data} here, so the data set {address} is taken.\n")
+    return address
 
 
 def watch(

@@ -12,14 +12,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from kaito.api import datasets
 from kaito.api.kinds import WORKSPACES
+from kaito.api.names import OUTPUT_FORMAT_ANNOTATION
 from kaito.cli import apply, connect, local, settings, tune
 from kaito.cli.failure import UserError
 from kaito.cli.options import Kubeconfig, Namespace
 from kaito.kube.client import Client
 from kaito.kube.manifest import Manifest
 
-SCHEMES = ("http://", "https://")
+SCHEMES = ("http://", "https://", datasets.SCHEME)
 INSTEAD = "Give an https address, or write a manifest with an image or a volume: kaito tune run -f FILE"
 
 
@@ -33,6 +35,7 @@ class Wish:
     data: tuple[str, ...]
     output: str
     push_secret: str = ""
+    is_artifact: bool = False
     config: str = ""
     """The text of a training_config.yaml."""
     instance_type: str = ""
@@ -51,12 +54,16 @@ def run(
     ] = None,
     model: Annotated[str, typer.Option(help="The model to tune: a preset, or a Hugging Face id.")] = "",
     data: Annotated[
-        list[str] | None, typer.Option(help="The data set: http(s) addresses, or, with kaito up, a folder.")
+        list[str] | None,
+        typer.Option(
+            help="The data set: http(s) addresses, data sets of a hub as org/name, or, with kaito up, a folder."
+        ),
     ] = None,
     output: Annotated[
         str, typer.Option(help="Where the result goes: an image as registry/name:tag, or, with kaito up, ./FOLDER.")
     ] = "",
     push_secret: Annotated[str, typer.Option(help="The Secret to push the image with.")] = "",
+    artifact: Annotated[bool, typer.Option("--artifact", help="Push an OCI artifact in place of an image.")] = False,
     method: Annotated[str, typer.Option(help="lora, qlora, or full.")] = "lora",
     config: Annotated[Path | None, typer.Option(help="A training_config.yaml.")] = None,
     instance_type: Annotated[str, typer.Option(help="The machine to order for it.")] = "",
@@ -68,8 +75,9 @@ def run(
         found = [manifest for source in filename for manifest in apply.manifests(source)]
     else:
         wish = wish_of(
-            name, model, method, data, output, push_secret=push_secret, config=config, instance_type=instance_type
-        )
+            name, model, method, data, output, push_secret=push_secret, is_artifact=artifact,
+            config=config, instance_type=instance_type,
+        )  # fmt: skip
         check_place(wish, kubeconfig)
         found = manifests(wish)
     tunings = [one for one in found if one["kind"] == WORKSPACES.kind and "tuning" in one]
@@ -100,7 +108,7 @@ async def _apply(found: list[Manifest], namespace: str, kubeconfig: Path | None)
 
 def wish_of(
     name: str | None, model: str, method: str, data: list[str] | None, output: str, *,
-    push_secret: str, config: Path | None, instance_type: str,
+    push_secret: str, is_artifact: bool, config: Path | None, instance_type: str,
 ) -> Wish:  # fmt: skip
     """The wish; raises UserError that names the option that is missing or makes no sense."""
     for what, option in ((name, "a name"), (model, "--model"), (data, "--data"), (output, "--output")):
@@ -108,19 +116,26 @@ def wish_of(
             step = "kaito tune run NAME --model MODEL --data ADDRESS --output REGISTRY/NAME:TAG --push-secret SECRET"
             raise UserError(f"{option[0].upper()}{option[1:]} is missing.", f"{step}, or kaito tune run -f FILE")
     assert name is not None and data is not None
+    data = [tune.of_hub(one) or one for one in data]
+    for one in data:
+        wrong = datasets.problem(one) if datasets.is_dataset(one) else None
+        if wrong is not None:
+            raise UserError(f"--data {one} {wrong}.", "Write hf://datasets/org/name, or org/name.")
     folders = [one for one in data if not one.startswith(SCHEMES)]
     if folders and (len(data) > 1 or not Path(folders[0]).is_dir()):
         what = (
             f"--data {folders[0]} is no folder" if len(data) == 1 else "--data has several, and not all are addresses"
         )
-        raise UserError(f"{what}.", "Give http(s) addresses, or one folder with all files.")
+        raise UserError(f"{what}.", "Give http(s) addresses, data sets of a hub as org/name, or one folder.")
     if not is_folder(output) and not push_secret:
         raise UserError(f"--output {output} is an image, and --push-secret is missing.", PUSH)
     try:
         text = config.read_text("utf-8") if config is not None else ""
     except (OSError, UnicodeDecodeError):
         raise UserError(f"--config {config} cannot be read.", "Name a training_config.yaml.") from None
-    return Wish(name, model, method, tuple(data), output, push_secret, text, instance_type)
+    if is_artifact and is_folder(output):
+        raise UserError(f"--artifact makes no sense with the folder {output}.", "Leave it out, or name an image.")
+    return Wish(name, model, method, tuple(data), output, push_secret, is_artifact, text, instance_type)
 
 
 PUSH = "kubectl create secret docker-registry NAME --docker-server=... --docker-username=... --docker-password=..."
@@ -153,7 +168,10 @@ def manifests(wish: Wish) -> list[Manifest]:
     workspace: Manifest = {
         "apiVersion": WORKSPACES.api_version,
         "kind": WORKSPACES.kind,
-        "metadata": {"name": wish.name},
+        "metadata": {
+            "name": wish.name,
+            **({"annotations": {OUTPUT_FORMAT_ANNOTATION: "artifact"}} if wish.is_artifact else {}),
+        },
         "resource": {
             **({"instanceType": wish.instance_type} if wish.instance_type else {}),
             "labelSelector": {"matchLabels": {"apps": wish.name}},

@@ -26,6 +26,9 @@ ORDERING = ("nodeclaim",)
 DEFAULT_RUNTIME_IMAGE = "ghcr.io/kaito-project/kaito-runtime:0.1.0"
 
 
+DEFAULT_HUB = "https://huggingface.co"
+
+
 class BadSettings(ValueError):
     """A flag, variable or file that cannot be used; the text says which one and what to write instead."""
 
@@ -57,7 +60,7 @@ class Settings(BaseModel):
     """A folder of the node that keeps downloaded weights when a pod goes; without it they go with the pod."""
     offline: bool = False
     """Never download weights, and ask no hub what a model is."""
-    hub_endpoint: str = "https://huggingface.co"
+    hub_endpoint: str = DEFAULT_HUB
     """The hub that is asked about models which the catalogue does not hold; empty asks none."""
     machines: Path | None = None
     """A YAML file with machine types and GPUs of one's own, such as a mounted ConfigMap; docs/sizing.md shows one."""

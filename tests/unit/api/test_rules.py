@@ -251,6 +251,18 @@ def test_a_sound_workspace_is_admitted(manifest: dict[str, Any]) -> None:
             "only one of urls, image",
         ),
         (
+            changed(TUNING, tuning__input__urls=["hf://datasets/org/name@v1", "hf://models/org/name"]),
+            "tuning.input.urls[1]",
+            "must begin with hf://datasets/",
+        ),
+        (
+            changed(
+                INFERENCE, inference__adapters=[changed(ADAPTER, source={"name": "a", "urls": ["hf://datasets/o/n"]})]
+            ),
+            "inference.adapters[0].source.urls[0]",
+            "must be an absolute http:// or https:// URL",
+        ),
+        (
             changed(TUNING, tuning__input__urls=["https://example.com/a", "http://127.0.0.1/b"]),
             "tuning.input.urls[1]",
             "loopback",

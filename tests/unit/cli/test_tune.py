@@ -22,7 +22,8 @@ IMAGE = "registry.example.com/team/taught:1"
 def wish(**changes: Any) -> Wish:
     given: dict[str, Any] = {
         "name": "taught", "model": "phi-3-mini-4k-instruct", "method": "lora", "data": ["https://example.com/a.parquet"],
-        "output": IMAGE, "push_secret": "login", "config": None, "instance_type": "",
+        "output": IMAGE, "push_secret": "login", "is_artifact": False, "config": None,
+        "instance_type": "",
     } | changes  # fmt: skip
     words = [given.pop(key) for key in ("name", "model", "method", "data", "output")]
     return wish_of(*words, **given)
@@ -35,6 +36,14 @@ def test_words_become_a_workspace_that_tunes() -> None:
     assert workspace.tuning is not None
     assert (workspace.resource.instance_type, workspace.tuning.output.image) == ("Standard_NC24ads_A100_v4", IMAGE)
     assert workspace.tuning.input.urls == ("https://example.com/a.parquet",)
+
+
+def test_a_data_set_of_a_hub_is_named_by_its_id(capsys: pytest.CaptureFixture[str]) -> None:
+    (made,) = manifests(wish(data=["org/rows@v1", "hf://datasets/org/more/data"], is_artifact=True))
+    urls = made["tuning"]["input"]["urls"]
+    assert urls == ["hf://datasets/org/rows@v1", "hf://datasets/org/more/data"]
+    assert made["metadata"]["annotations"] == {"kaito.sh/output-format": "artifact"}
+    assert "There is no folder org/rows@v1 here" in capsys.readouterr().err
 
 
 def test_folders_become_volumes_and_a_configuration_a_config_map(tmp_path: Path) -> None:
@@ -56,6 +65,8 @@ def test_folders_become_volumes_and_a_configuration_a_config_map(tmp_path: Path)
         ({"output": ""}, "--output is missing"),
         ({"data": ["nowhere"]}, "--data nowhere is no folder"),
         ({"data": ["https://example.com/a", "."]}, "not all are addresses"),
+        ({"data": ["hf://org/rows"]}, "must begin with hf://datasets/"),
+        ({"output": "./result", "is_artifact": True}, "--artifact makes no sense with the folder"),
         ({"push_secret": ""}, "--push-secret is missing"),
         ({"config": Path("nowhere.yaml")}, "--config nowhere.yaml cannot be read"),
     ],

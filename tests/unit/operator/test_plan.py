@@ -107,8 +107,8 @@ def test_what_cannot_be_served_becomes_a_condition_and_nothing_is_created(
     assert [event.reason for event in plan.events] == [reason]
 
 
-def tuned(preset: str, **facts: Any) -> Plan:
-    ends = {"input": {"urls": ["https://example.com/a.jsonl"]}, "output": {"image": "x/y:1", "imagePushSecret": "s"}}
+def tuned(preset: str, url: str = "https://example.com/a.jsonl", **facts: Any) -> Plan:
+    ends = {"input": {"urls": [url]}, "output": {"image": "x/y:1", "imagePushSecret": "s"}}
     tuning = {"preset": {"name": preset}, "method": "lora", **ends}
     found = catalogue_lookup(preset)
     assert isinstance(found, ModelFacts)
@@ -116,6 +116,14 @@ def tuned(preset: str, **facts: Any) -> Plan:
     observed = controller.observe(World(workspace(inference=None, tuning=tuning), node(), known=(WORKSPACES,)), DEMO)
     assert observed is not None
     return controller.plan(observed, NOW)
+
+
+def test_an_address_of_a_hub_that_makes_no_sense_is_refused_without_admission_too() -> None:
+    plan = tuned("phi-4-mini-instruct", "hf://models/org/name")
+    found = condition(plan, names.JOB_STARTED)
+    assert found["reason"] == names.REASON_INVALID_SPEC
+    assert "tuning.input.urls[0] must begin with hf://datasets/" in found["message"]
+    assert plan.apply == ()
 
 
 @pytest.mark.parametrize(

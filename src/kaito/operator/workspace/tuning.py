@@ -12,13 +12,15 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from pydantic import ValidationError
 
-from kaito.api import contracts, names
-from kaito.api.contracts import FetchItem, OciSource, TuneConfig, TuneProgress, TuneTarget, UrlSource
+from kaito.api import contracts, datasets, names
+from kaito.api.contracts import FetchItem, HubSource, OciSource, TuneConfig, TuneProgress, TuneTarget, UrlSource
+from kaito.api.datasets import Dataset
+from kaito.api.references import parse
 from kaito.catalog.flags import engine_flags
 from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import (
@@ -35,7 +37,7 @@ from kaito.operator import pods
 from kaito.operator.faults.table import named
 from kaito.operator.pods import Mounted
 from kaito.operator.provisioners.wish import Verdict
-from kaito.operator.settings import Settings
+from kaito.operator.settings import DEFAULT_HUB, Settings
 from kaito.operator.workspace import failures
 from kaito.operator.workspace.containers import statuses
 from kaito.operator.workspace.nodes import Placement
@@ -45,14 +47,14 @@ from kaito.operator.workspace.results import is_merged
 from kaito.operator.workspace.revision import spec_hash
 from kaito.operator.workspace.serving import TOKEN_KEY, local_weights, weights_mount
 from kaito.operator.workspace.wanted import Tuning, Wanted
+from kaito.operator.workspace.weights import node_mount
 
 Stage = Literal["Pending", "Running", "Succeeded", "Failed"]
 COMMAND = ["kaito-runtime", "tune", "--config", f"{contracts.CONFIG_MOUNT}/{contracts.TUNE_CONFIG_KEY}"]
 DATA_FOLDER = f"{contracts.DATA_MOUNT}/files"
 """Below the mount: a folder that appears whole cannot be the mount itself."""
-MODEL_NAME_ANNOTATION = "sh.kaito.model.name"
-"""KAITO's, on an adapter's image: the preset that it was trained for."""
 CHECKSUM = "#sha256="
+HUB_KEY = "HF_ENDPOINT"
 RETRIES = 6
 LOOK_AGAIN_S = 5.0
 """How often the status of a running tuning is brought up to date."""
@@ -93,17 +95,24 @@ def tune_config(rendering: Rendering, settings: Settings) -> TuneConfig:
         model=contracts.ModelSource(
             id=model.id,
             revision=model.revision,
+            folder=rendering.wanted.weights_folder or None,
             local_dirs=tuple(mount.mount["mountPath"] for mount in local_weights(settings)),
             offline=settings.offline or model.built_locally,
         ),
         preset=_preset(rendering),
-        trust_remote_code=flags.trust_remote_code and model.is_known and model.revision is not None,
+        # As when it is served: what was looked at is what is run, and a copy on a node is not what was looked at.
+        trust_remote_code=flags.trust_remote_code
+        and model.is_known
+        and model.revision is not None
+        and not rendering.wanted.weights_folder,
         method=tuning.method,
         data=tuple(_data(tuning)),
         private_urls=settings.allows_private_urls,
+        offline=settings.offline,
         output_dir=tuning.output_dir,
         output=_target(rendering) if tuning.output.image else None,
         merge=is_merged(rendering.manifest) and tuning.method != "full",
+        checkpoints=_checkpoints(rendering) if tuning.keeps_checkpoints else None,
     )
 
 
@@ -115,20 +124,52 @@ def _preset(rendering: Rendering) -> str:
 def _data(tuning: Tuning) -> Iterable[FetchItem]:
     source = tuning.input
     if source.urls:
-        pairs = [url.partition(CHECKSUM) for url in source.urls]
+        web = [url for url in source.urls if not datasets.is_dataset(url)]
+        pairs = [url.partition(CHECKSUM) for url in web]
         checksums = {address: digest for address, _, digest in pairs if digest}
-        wanted = UrlSource(urls=tuple(address for address, _, _ in pairs), sha256=checksums)
-        yield FetchItem(name="the data set", source=wanted, destination=DATA_FOLDER)
+        if pairs:
+            wanted = UrlSource(urls=tuple(address for address, _, _ in pairs), sha256=checksums)
+            yield FetchItem(name="the data set", source=wanted, destination=DATA_FOLDER)
+        of_hubs = [datasets.parse(url) for url in source.urls if datasets.is_dataset(url)]
+        for number, one in enumerate(of_hubs, 1):
+            yield _hub_item(number, one)
     elif source.image:
         logins = tuple(_pull_secret_path(index) for index, _ in enumerate(source.image_pull_secrets))
         image = OciSource(reference=source.image)
         yield FetchItem(name="the data set", source=image, destination=DATA_FOLDER, credentials=logins)
 
 
+def _hub_item(number: int, wanted: Dataset) -> FetchItem:
+    """A data set of a hub, in a folder of its own that is called after it."""
+    source = HubSource(**asdict(wanted))
+    folder = f"{contracts.DATA_MOUNT}/{number}-{wanted.repository.rpartition('/')[2]}"
+    return FetchItem(name=f"the data set {wanted.repository}", source=source, destination=folder)
+
+
 def _target(rendering: Rendering) -> TuneTarget:
-    output = rendering.tuning.output
-    logins = (f"{contracts.PUSH_SECRET_MOUNT}/config.json",) if output.image_push_secret else ()
-    return TuneTarget(image=output.image, credentials=logins, annotations={MODEL_NAME_ANNOTATION: _preset(rendering)})
+    annotations = {names.MODEL_NAME_ANNOTATION: _preset(rendering)}
+    return TuneTarget(
+        image=rendering.tuning.output.image,
+        credentials=_push_login(rendering),
+        annotations=annotations,
+        format=rendering.tuning.format,
+    )
+
+
+def _checkpoints(rendering: Rendering) -> TuneTarget | None:
+    """Beside the result, under a tag that no other Workspace has; None where the image's name makes no sense, which the
+    pod says."""
+    try:
+        result = parse(rendering.tuning.output.image)
+    except ValueError:
+        return None
+    tag = f"{rendering.name}-checkpoint-{str(rendering.manifest['metadata'].get('uid', ''))[:13]}"
+    image = str(replace(result, tag=tag, digest=None))
+    return TuneTarget(image=image, credentials=_push_login(rendering), format="artifact")
+
+
+def _push_login(rendering: Rendering) -> tuple[str, ...]:
+    return (f"{contracts.PUSH_SECRET_MOUNT}/config.json",) if rendering.tuning.output.image_push_secret else ()
 
 
 def _pull_secret_path(index: int) -> str:
@@ -212,9 +253,8 @@ def _pod_spec(rendering: Rendering, config: TuneConfig, settings: Settings) -> M
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [mount.mount for mount in mounts],
     }
-    secret = rendering.wanted.token_secret
     optional = {
-        "env": [pods.secret_env(TOKEN_KEY, secret, TOKEN_KEY)] if secret else [],
+        "env": _environment(rendering, settings),
         "resources": pods.gpu_resources(rendering.placement.hardware.gpus),
     }
     container |= {field: value for field, value in optional.items() if value}
@@ -231,6 +271,13 @@ def _pod_spec(rendering: Rendering, config: TuneConfig, settings: Settings) -> M
     return {**spec, "affinity": affinity} if affinity else spec
 
 
+def _environment(rendering: Rendering, settings: Settings) -> list[Manifest]:
+    """How the hub is reached that the model, and maybe the data, come from."""
+    secret, hub = rendering.wanted.token_secret, settings.hub_endpoint
+    token = [pods.secret_env(TOKEN_KEY, secret, TOKEN_KEY)] if secret else []
+    return [*token, *([{"name": HUB_KEY, "value": hub}] if hub not in ("", DEFAULT_HUB) else [])]
+
+
 def _mounts(rendering: Rendering, config: TuneConfig, settings: Settings) -> Iterable[Mounted]:
     tuning = rendering.tuning
     ours = tune_config_name(rendering.name)
@@ -240,6 +287,7 @@ def _mounts(rendering: Rendering, config: TuneConfig, settings: Settings) -> Ite
     yield pods.empty_dir("tmp", "/tmp")
     yield weights_mount(settings)
     yield from local_weights(settings)
+    yield from node_mount(rendering.wanted.weights_folder)
     if tuning.input.volume_source is not None:
         yield pods.mounted("data-volume", contracts.DATA_MOUNT, dict(tuning.input.volume_source), read_only=True)
     else:

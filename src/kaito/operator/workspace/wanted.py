@@ -14,12 +14,13 @@ from typing import Any
 
 import yaml
 
-from kaito.api import names
+from kaito.api import datasets, names
 from kaito.api.contracts import (
     SERVE_CONFIG_KEY,
     TRAINING_CONFIG_KEY,
     USER_CONFIG_KEY,
     Engine,
+    ResultFormat,
     ServeConfig,
     TuningMethod,
 )
@@ -36,6 +37,7 @@ from kaito.operator.workspace.weights import WeightsImage, node_folder, weights_
 
 MAX_NAME = 52
 """A StatefulSet's name and an 11-character hash make a label value, which Kubernetes limits to 63."""
+FORMATS: dict[str, ResultFormat] = {"image": "image", "artifact": "artifact"}
 METHODS: tuple[TuningMethod, ...] = ("lora", "qlora", "full")
 _TAINT = re.compile(
     r"(?P<key>([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)"
@@ -56,6 +58,10 @@ class Tuning:
     config_map: str
     """The ConfigMap that it is in; empty for the default."""
     output_dir: str
+    format: ResultFormat = "image"
+    """What is pushed where the output is an image."""
+    keeps_checkpoints: bool = False
+    """Whether checkpoints go into the registry while it trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +204,7 @@ def _tuning(observed: Observed, workspace: Workspace, spec: TuningSpec) -> Wante
         workspace,
         "transformers",
         model=model,
+        weights_folder=node_folder(workspace),
         tolerations=tolerations,
         token_secret=options.model_access_secret if options else "",
         tuning=tuning,
@@ -223,6 +230,10 @@ def _ends(spec: TuningSpec) -> Problem | None:
     given = [bool(spec.input.urls), bool(spec.input.image), spec.input.volume_source is not None]
     if sum(given) != 1:
         return _invalid("tuning.input needs exactly one of urls, image and volumeSource.")
+    for index, url in enumerate(spec.input.urls):
+        wrong = datasets.problem(url) if datasets.is_dataset(url) else None
+        if wrong is not None:
+            return _invalid(f"tuning.input.urls[{index}] {wrong}.")
     if bool(spec.output.image) == (spec.output.volume_source is not None):
         return _invalid("tuning.output needs exactly one of image and volumeSource.")
     return None
@@ -246,7 +257,31 @@ def _training(observed: Observed, workspace: Workspace, spec: TuningSpec, method
         output_dir = options.output_dir
     except BadTraining as error:
         return _bad_training(f"{error} Correct ConfigMap {spec.config}.")
-    return Tuning(method, spec.input, spec.output, text, spec.config, output_dir)
+    format_, keeps = workspace.annotations.get(names.OUTPUT_FORMAT_ANNOTATION, "image"), _keeps(workspace, method)
+    if format_ not in FORMATS or keeps is None:
+        return _invalid(
+            f"The annotation {names.OUTPUT_FORMAT_ANNOTATION} must be {' or '.join(FORMATS)}, "
+            f"and {names.CHECKPOINTS_ANNOTATION} true or false."
+        )
+    return Tuning(
+        method,
+        spec.input,
+        spec.output,
+        text,
+        spec.config,
+        output_dir,
+        format=FORMATS[format_],
+        keeps_checkpoints=keeps and bool(spec.output.image),
+    )
+
+
+def _keeps(workspace: Workspace, method: TuningMethod) -> bool | None:
+    """Whether checkpoints go into the registry; None where the annotation makes no sense.
+
+    By default those of adapters do. All weights with their optimizer are many times as much as the result.
+    """
+    default = "false" if method == "full" else "true"
+    return {"true": True, "false": False}.get(workspace.annotations.get(names.CHECKPOINTS_ANNOTATION, default))
 
 
 def _bad_training(message: str) -> Problem:

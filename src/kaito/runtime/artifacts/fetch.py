@@ -17,9 +17,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from kaito.api.contracts import FetchConfig, FetchItem, OciSource, UrlSource
+from kaito.api.contracts import FetchConfig, FetchItem, HubSource, OciSource, UrlSource
 from kaito.api.names import REASON_INVALID_SPEC
 from kaito.api.references import Reference, mirrored, parse
+from kaito.runtime.artifacts import hub
 from kaito.runtime.artifacts.credentials import logins
 from kaito.runtime.artifacts.pull import Pull
 from kaito.runtime.artifacts.registry import Registry
@@ -37,6 +38,7 @@ class Fetched:
 
     destination: Path
     digest: str | None
+    """Of the manifest, or the commit of a hub."""
     bytes: int
     was_there: bool
     """Nothing had to be done."""
@@ -127,6 +129,9 @@ def bring(errand: Errand, staging: Staging) -> Record:
     source = errand.item.source
     if isinstance(source, OciSource):
         return staging.finish(bring_oci(errand, source, staging))
+    if isinstance(source, HubSource):
+        commit = hub.download(source, errand.transport, errand.settings, staging, errand.watch)
+        return staging.finish(commit)
     download(source, errand.transport, staging.tree, errand.watch)
     return staging.finish(None)
 

@@ -100,6 +100,12 @@ def model(files: Mapping[str, Path], *, config: Mapping[str, object], annotation
     return _packed(_document(whole, media.MODEL_CONFIG), layers, annotations, artifact=media.MODEL_ARTIFACT)
 
 
+def artifact(files: Mapping[str, Path], *, kind: str, annotations: Mapping[str, str]) -> Packed:
+    """An artifact of any kind, as `oras push` makes it: every file is a layer."""
+    layers = [blob((path,), media.PLAIN, {media.TITLE: name}) for name, path in sorted(files.items())]
+    return _packed(blob((media.OCI_EMPTY_BODY,), media.OCI_EMPTY), layers, annotations, artifact=kind)
+
+
 def blob(pieces: tuple[bytes | Path, ...], media_type: str, annotations: Mapping[str, str] | None = None) -> Blob:
     """The pieces as a blob; reads them once. Raises Failed when a file cannot be read."""
     digest, size = hashlib.sha256(), 0

@@ -32,8 +32,6 @@ IMAGE_FOLDER = "data"
 LICENSES = "org.opencontainers.image.licenses"
 REVISION = "org.opencontainers.image.revision"
 SOURCE = "org.opencontainers.image.source"
-MODEL_NAME = "sh.kaito.model.name"
-"""KAITO's annotation on an adapter's image: the preset that it was trained for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +77,35 @@ def push_image(
     That is the layout of KAITO's adapter and data-set images. `watch` is told, from other threads, how many bytes the
     registry took (or lost again). Raises Failed.
     """
-    with _registry(target) as registry:
+    with connected(target) as registry:
         found = pack.files_of(files) if isinstance(files, Path) else files
         return _push(registry, pack.image(found, folder=folder, annotations=annotations or {}), watch)
 
 
 def push_model(
-    folder: Path,
+    files: Mapping[str, Path] | Path,
     target: Target,
     *,
     annotations: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
     watch: Watch = lambda count: None,
 ) -> Pushed:
-    """Push a model's folder as an artifact after CNCF ModelPack: a file a layer. Raises Failed."""
-    with _registry(target) as registry:
-        files = pack.files_of(folder)
-        files = files if allow_pickle else dict(pack.only_safe(files))
+    """Push files (by their name in the artifact, or a whole folder) as an artifact after CNCF ModelPack: a file a
+    layer. Raises Failed."""
+    with connected(target) as registry:
+        found = pack.files_of(files) if isinstance(files, Path) else files
+        found = found if allow_pickle else pack.only_safe(found)
         notes = annotations or {}
-        return _push(registry, pack.model(files, config=_model_config(target, notes), annotations=notes), watch)
+        return _push(registry, pack.model(found, config=_model_config(target, notes), annotations=notes), watch)
+
+
+def push_files(
+    files: Mapping[str, Path], target: Target, *, kind: str, annotations: Mapping[str, str] | None = None
+) -> Pushed:
+    """Push files as an artifact of the kind (a media type): a file a layer. Raises Failed."""
+    with connected(target) as registry:
+        packed = pack.artifact(files, kind=kind, annotations=annotations or {})
+        return _push(registry, packed, lambda count: None)
 
 
 def _model_config(target: Target, annotations: Mapping[str, str]) -> Mapping[str, object]:
@@ -113,13 +121,13 @@ def _model_config(target: Target, annotations: Mapping[str, str]) -> Mapping[str
 
 
 @contextmanager
-def _registry(target: Target) -> Iterator[Registry]:
+def connected(target: Target, *, deletes: bool = False) -> Iterator[Registry]:
     """The registry to push to, connected before anything is read: what is wrong with it is said at once."""
     reference = _reference(target)
     transport = Transport(target.ca_file, target.patience)
     try:
         known = logins(target.credentials, reference, helpers=target.ask_helpers)
-        registry = Registry(transport, reference, known, writes=True)
+        registry = Registry(transport, reference, known, writes=True, deletes=deletes)
         registry.connect()
         yield registry
     finally:

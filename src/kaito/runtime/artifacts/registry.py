@@ -43,6 +43,7 @@ class Registry:
     """Where to ask: a mirror's, if there is one."""
     logins: Sequence[Login] = ()
     writes: bool = False
+    deletes: bool = False
     _scheme: str = "https"
     _asked: Challenge | None = None
     _header: str | None = field(default=None, repr=False)
@@ -190,7 +191,8 @@ class Registry:
 
     @property
     def _scope(self) -> str:
-        return f"repository:{self.reference.repository}:{'pull,push' if self.writes else 'pull'}"
+        actions = ("pull", *(("push",) if self.writes else ()), *(("delete",) if self.deletes else ()))
+        return f"repository:{self.reference.repository}:{','.join(actions)}"
 
     def _sent(self, method: str, url: str, headers: Mapping[str, str], *, body: Body | None) -> Response:
         is_ours = url.startswith(f"{self._scheme}://{self.host}/")

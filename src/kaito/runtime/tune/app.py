@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`kaito-runtime tune`: the one place that puts a tuning together, step by step.
 
-Order: may the result be pushed, fetch the data, find the weights, train in a child process, push. Every step finds what
-it did before a sudden end: the folder with the output holds all state. A child that dies goes on from its checkpoint.
+Order: may the result be pushed, is there a checkpoint in the registry, fetch the data, find the weights, train in a
+child process, push. Every step finds what it did before a sudden end: the folder with the output holds all state. A
+child that dies goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from kaito.api.contracts import USELESS_TO_RETRY, Failure, FetchConfig, TuneConfig, TunePhase, TuneProgress
+from kaito.api.contracts import USELESS_TO_RETRY, Failure, FetchConfig, FetchItem, TuneConfig, TunePhase, TuneProgress
 from kaito.api.names import (
     REASON_ARTIFACT_UNAVAILABLE,
     REASON_CUDA_MEMORY,
@@ -40,8 +41,10 @@ from kaito.runtime.serve.prepare import writable_cache
 from kaito.runtime.settings import Settings
 from kaito.runtime.tune.checkpoints import newest
 from kaito.runtime.tune.job import FAILED, FAILURE, OUT_OF_MEMORY, SENTINEL, Job, Summary, read, state_dir, write
-from kaito.runtime.tune.progress import Teller, say
-from kaito.runtime.tune.publish import check_permission, publish, target_of
+from kaito.runtime.tune.origin import data_sets, pinned
+from kaito.runtime.tune.progress import Teller, line_of, say
+from kaito.runtime.tune.publish import check_permission, described, publish, target_of
+from kaito.runtime.tune.shipping import Shipping, restored, shipping_of
 from kaito.runtime.weights import Weights, resolve
 
 MISSING_MODULE = "ModuleNotFoundError"
@@ -96,6 +99,7 @@ class Tuning:
     _stop: threading.Event = field(default_factory=threading.Event)
     _child: subprocess.Popen[str] | None = None
     _last: TuneProgress | None = None
+    _shipping: Shipping | None = None
 
     def run(self) -> TuneProgress:
         """Everything; what came of it. Raises Failed or Interrupted."""
@@ -106,10 +110,36 @@ class Tuning:
         self._tell("Starting")
         if self.config.output is not None:
             check_permission(target_of(self.config, self.config.output, self.settings))
+        self._shipping = shipping_of(self.config, output, self.settings)
         if not (output / SENTINEL).is_file():
-            self._fetch()
-            self._train(self._job(output), output)
-        return self._finish(output)
+            self._restore(output)
+            items = self._fetch(output)
+            job = self._job(output, items)
+            with self._shipped():
+                self._train(job, output)
+        done = self._finish(output)
+        if self._shipping is not None:
+            self._shipping.discard()
+        return done
+
+    def _restore(self, output: Path) -> None:
+        """Go on from the registry where this node knows nothing of the training."""
+        place = self.config.checkpoints
+        if self._shipping is not None and place is not None and newest(output) is None:
+            restored(self._shipping, self.config, place, self.settings)
+            self._check_stop()
+
+    @contextmanager
+    def _shipped(self) -> Iterator[None]:
+        """Keep checkpoints in the registry meanwhile, the last one too when the pod is to end."""
+        if self._shipping is None:
+            yield
+            return
+        self._shipping.start()
+        try:
+            yield
+        finally:
+            self._shipping.end(send=self._stop.is_set())
 
     def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._stop.set()
@@ -124,10 +154,10 @@ class Tuning:
         if self._stop.is_set():
             raise Interrupted
 
-    def _fetch(self) -> None:
+    def _fetch(self, output: Path) -> tuple[FetchItem, ...]:
         self._tell("Fetching")
         fetching = FetchConfig(
-            items=self.config.data,
+            items=pinned(self.config, output, self.settings),
             registry_mirrors=self.config.registry_mirrors,
             ca_file=self.config.ca_file,
             public_only=not self.config.private_urls,
@@ -136,8 +166,9 @@ class Tuning:
             got = fetch_item(item, fetching, self.settings)
             self._check_stop()
             say(f"{item.name}: {got.bytes} bytes")
+        return fetching.items
 
-    def _job(self, output: Path) -> Job:
+    def _job(self, output: Path, items: Sequence[FetchItem]) -> Job:
         config = self.config
         weights: Weights = asyncio.run(resolve(config.model, self.settings))
         return Job(
@@ -152,6 +183,7 @@ class Tuning:
             trust_remote_code=config.trust_remote_code,
             training_config=str(self.settings.path(config.training_config)),
             data_dir=str(self.settings.path(config.data_dir)),
+            data_sets=data_sets(items),
             output_dir=str(output),
             checkpoint_s=config.checkpoint_s,
             merge=config.merge,
@@ -231,13 +263,20 @@ class Tuning:
             progress = progress_of(line)
             if progress is not None:
                 self._last = progress
-                sys.stdout.write(line)
+                sys.stdout.write(self._with_trouble(line, progress))
                 sys.stdout.flush()
                 continue
             sys.stderr.write(line)
             sys.stderr.flush()
             last = [*last[-LAST_LINES:], line.strip()]
         return last
+
+    def _with_trouble(self, line: str, progress: TuneProgress) -> str:
+        """The worker's line, with what it does not know."""
+        trouble = self._shipping.trouble if self._shipping is not None else ""
+        if not trouble:
+            return line
+        return line_of(progress.model_copy(update={"note": " ".join(filter(None, (progress.note, trouble)))})) + "\n"
 
     def _finish(self, output: Path) -> TuneProgress:
         summary = read(state_dir(output) / "summary.json", Summary)
@@ -249,8 +288,10 @@ class Tuning:
             )  # fmt: skip
         if self.config.output is not None:
             self._tell("Pushing")
-            target = target_of(self.config, self.config.output, self.settings)
-            pushed = publish(output, target, self.config.output.annotations, self._wait_for_registry)
+            wanted = self.config.output
+            target = target_of(self.config, wanted, self.settings)
+            notes = described(self.config, wanted, summary)
+            pushed = publish(output, target, notes, self._wait_for_registry, format_=wanted.format)
             say(f"pushed {pushed.reference}, {pushed.digest}")
             done = done.model_copy(update={"image": self.config.output.image, "digest": pushed.digest})
         self.teller.tell(done, now=True)

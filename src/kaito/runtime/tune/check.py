@@ -17,8 +17,9 @@ from kaito.api.contracts import TuneProgress
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune.job import FAILED, FAILURE, Job, state_dir, write
 from kaito.runtime.tune.options import read_options
+from kaito.runtime.tune.origin import note_content
 from kaito.runtime.tune.progress import Teller, say
-from kaito.runtime.tune.survey import Survey, survey
+from kaito.runtime.tune.survey import Survey, fingerprint, survey
 
 FOUND = "survey.json"
 _SURVEY = TypeAdapter(Survey)
@@ -37,6 +38,8 @@ def main(argv: list[str]) -> int:
         return FAILED
     report(found)
     found.sample = []
+    found.sha256 = fingerprint(found.files)
+    note_content(Path(job.output_dir), found.sha256)
     (state / FOUND).write_bytes(_SURVEY.dump_json(found))
     return 0
 

@@ -24,16 +24,10 @@ import pyarrow.parquet as pq
 from kaito.api.names import REASON_TUNING_CONFIG, REASON_TUNING_DATA_EMPTY, REASON_TUNING_ENCODING, REASON_TUNING_FILE
 from kaito.api.training import DatasetSection
 from kaito.runtime.failure import Failed
+from kaito.runtime.formats import IGNORED, WORDS, format_of
 from kaito.runtime.tune.examples import Schema
 
 BATCH_ROWS = 4096
-SUFFIXES = {
-    ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv",
-    ".arrow": "arrow", ".feather": "arrow", ".txt": "text", ".text": "text",
-}  # fmt: skip
-WORDS = ("parquet", "jsonl", "json", "csv", "arrow")
-"""As KAITO does, a file without a known ending is known by a word in its name."""
-IGNORED = frozenset({"readme.md", "dataset_info.json", "state.json", "dataset_infos.json", "license.txt"})
 LARGEST_JSON = 1 << 30
 """Bytes of a JSON array, which has to be read whole; JSON lines have no limit."""
 Row = Mapping[str, Any]
@@ -162,13 +156,6 @@ def _root(folder: Path, wanted: str | None) -> Path:
 def _may_be_data(path: Path, root: Path) -> bool:
     parts = path.relative_to(root).parts
     return path.is_file() and not any(part.startswith(".") for part in parts) and path.name.lower() not in IGNORED
-
-
-def format_of(name: str) -> str | None:
-    """The format that a file's name speaks of."""
-    lowered = name.lower()
-    known = SUFFIXES.get(Path(lowered).suffix)
-    return known or next((word for word in WORDS if word in lowered), None)
 
 
 def batches(file: DataFile) -> Iterator[Batch]:

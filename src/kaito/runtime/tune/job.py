@@ -43,6 +43,8 @@ class Job(Contract):
     trust_remote_code: bool = False
     training_config: str
     data_dir: str
+    data_sets: tuple[str, ...] = ()
+    """Those of the data that come from a hub, for the model card."""
     output_dir: str
     checkpoint_s: float
     merge: bool = False

@@ -52,7 +52,7 @@ class Split:
 
 def prepare(found: surveying.Survey, encoder: Encoder, folder: Path, *, limit: int | None) -> Prepared:
     """Write the tokens of every usable row, cut to the limit; a file that was written earlier is taken as it is."""
-    digest = surveying.fingerprint(found.files)
+    digest = found.sha256 or surveying.fingerprint(found.files)
     there = read(folder / NOTE, Prepared)
     if there is not None and there.sha256 == digest and (folder / TOKENS).is_file():
         return there

@@ -2,32 +2,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a tuning would find in a data set, for people: `python -m kaito.runtime.tune.preview FOLDER`.
 
-The check that a pod makes first, without a pod; with a model's folder also tokens, and what would be cut or padded.
+The check that a pod makes first, without a pod; with a model's folder also tokens, and what would be cut or padded. A
+data set of a hub is fetched into a folder that keeps it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from kaito.api.contracts import FetchConfig, FetchItem, HubSource
+from kaito.api.datasets import is_dataset, parse
 from kaito.api.training import TrainingOptions
+from kaito.runtime.artifacts.fetch import fetch_item, source_hash
+from kaito.runtime.artifacts.hub import commit_of
+from kaito.runtime.artifacts.transport import Transport
 from kaito.runtime.failure import Failed
+from kaito.runtime.settings import from_environment
 from kaito.runtime.tune.encoding import Encoder
 from kaito.runtime.tune.estimate import Tokens, padding_share
 from kaito.runtime.tune.options import read_options
+from kaito.runtime.tune.origin import data_sets
 from kaito.runtime.tune.survey import Survey, survey
 
 DEFAULT_LENGTH = 1024
 BAR = 40
+MIB = 1 << 20
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="kaito tune check")
-    made.add_argument("data", type=Path)
+    made.add_argument("data", help="a file, a folder, or hf://datasets/org/name")
+    made.add_argument("--keep", type=Path, help="where data sets of hubs are kept")
     made.add_argument("--config", type=Path)
     made.add_argument("--method", default="lora")
     made.add_argument("--model", type=Path)
@@ -39,7 +50,8 @@ def main(argv: list[str]) -> int:
     given = parser().parse_args(argv[1:])
     try:
         options = read_options(given.config, given.method) if given.config else TrainingOptions()
-        found = survey(given.data, options.dataset)
+        folder = fetched(given.data, given.keep) if is_dataset(given.data) else Path(given.data)
+        found = survey(folder, options.dataset)
         for line in described(found):
             print_line(line)
         if given.model is not None:
@@ -50,6 +62,24 @@ def main(argv: list[str]) -> int:
         print_line(error.failure.next_step)
         return 1
     return 0
+
+
+def fetched(address: str, keep: Path) -> Path:
+    """The folder with the data set as its revision is now; raises Failed."""
+    settings = from_environment()
+    source = HubSource(**asdict(parse(address)))
+    transport = Transport()
+    try:
+        commit = commit_of(source, transport, settings)
+    finally:
+        transport.close()
+    source = source.model_copy(update={"revision": commit})
+    item = FetchItem(name=source.repository, source=source, destination="")
+    place = keep / f"{source.repository.replace('/', '--')}-{source_hash(item)[:12]}"
+    item = item.model_copy(update={"destination": str(place)})
+    got = fetch_item(item, FetchConfig(items=(item,)), settings)
+    print_line(f"{data_sets([item])[0]}: {got.bytes / MIB:.1f} MiB in {place}")
+    return place
 
 
 def print_line(line: str) -> None:

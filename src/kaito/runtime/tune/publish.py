@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kaito.api.contracts import TuneConfig, TuneTarget
+from kaito.api import names
+from kaito.api.contracts import ResultFormat, TuneConfig, TuneTarget
 from kaito.api.names import (
     REASON_ARTIFACT_UNAUTHORIZED,
     REASON_ARTIFACT_UNAVAILABLE,
@@ -17,11 +18,12 @@ from kaito.api.names import (
 from kaito.api.references import mirrored, parse
 from kaito.runtime.artifacts.credentials import logins
 from kaito.runtime.artifacts.pack import files_of
-from kaito.runtime.artifacts.push import Pushed, Target, push_image
+from kaito.runtime.artifacts.push import Pushed, Target, push_image, push_model
 from kaito.runtime.artifacts.registry import Registry
 from kaito.runtime.artifacts.transport import Transport
 from kaito.runtime.failure import Failed
 from kaito.runtime.settings import Settings
+from kaito.runtime.tune.job import Summary
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md", "loss.svg")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0
@@ -81,12 +83,37 @@ def pauses() -> Iterator[float]:
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def publish(folder: Path, target: Target, annotations: dict[str, str], wait: Callable[[float, str], None]) -> Pushed:
+def described(config: TuneConfig, output: TuneTarget, summary: Summary | None) -> dict[str, str]:
+    """The annotations of the result. An image has KAITO's alone; an artifact says what it is without being fetched."""
+    if output.format == "image":
+        return dict(output.annotations)
+    known = {
+        names.BASE_MODEL_ANNOTATION: config.model.id,
+        names.BASE_REVISION_ANNOTATION: config.model.revision,
+        names.TUNING_METHOD_ANNOTATION: config.method,
+    }
+    if summary is not None:
+        losses = {names.LOSS_ANNOTATION: summary.loss, names.EVAL_LOSS_ANNOTATION: summary.eval_loss}
+        known |= {name: f"{loss:.4f}" for name, loss in losses.items() if loss is not None}
+        known[names.DATA_HASH_ANNOTATION] = summary.data_sha256
+    return {**output.annotations, **{name: value for name, value in known.items() if value}}
+
+
+def publish(
+    folder: Path,
+    target: Target,
+    annotations: dict[str, str],
+    wait: Callable[[float, str], None],
+    *,
+    format_: ResultFormat = "image",
+) -> Pushed:
     """Push the result. While the registry does not answer, `wait` is called with a time and why, and it is tried again:
     what was trained is not given up. Raises Failed when the registry refuses."""
     files = result_files(folder)
     for pause in pauses():
         try:
+            if format_ == "artifact":
+                return push_model(files, target, annotations=annotations)
             return push_image(files, target, annotations=annotations)
         except Failed as error:
             if error.failure.reason != REASON_ARTIFACT_UNAVAILABLE:

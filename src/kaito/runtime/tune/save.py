@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from kaito.api.datasets import parse
 from kaito.api.training import TrainingOptions
 from kaito.runtime.tune.checkpoints import remove_all
 from kaito.runtime.tune.curve import svg
@@ -54,6 +55,7 @@ def card(job: Job, options: TrainingOptions, summary: Summary) -> str:
     is_adapter = job.method != "full" and not job.merge
     head = {
         "base_model": job.model_id,
+        **({"datasets": [parse(one).repository for one in job.data_sets]} if job.data_sets else {}),
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["kaito", job.method],
@@ -65,6 +67,7 @@ def card(job: Job, options: TrainingOptions, summary: Summary) -> str:
         "final loss": _shown(summary.loss),
         "final evaluation loss": _shown(summary.eval_loss),
         "seconds": round(summary.seconds, 1),
+        "data": ", ".join(f"`{one}`" for one in job.data_sets) or None,
         "SHA-256 of the data": summary.data_sha256,
         "revision of the base model": job.revision or "not pinned",
     }

@@ -52,6 +52,8 @@ class Survey:
     schemas: dict[str, Schema] = field(default_factory=dict)
     """Of each file."""
     sample: list[Example] = field(default_factory=list)
+    sha256: str = ""
+    """Over all files (`fingerprint`), where somebody has asked for it already."""
 
     @property
     def usable_rows(self) -> int:

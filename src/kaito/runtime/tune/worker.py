@@ -139,8 +139,9 @@ def split_of(
     if found.is_preference:
         whole = prepare.preferences(found)
         made = prepare.Prepared(
-            rows=len(whole), tokens=0, dropped=0, bad_rows=found.bad_rows, sha256=survey.fingerprint(found.files)
-        )
+            rows=len(whole), tokens=0, dropped=0, bad_rows=found.bad_rows,
+            sha256=found.sha256 or survey.fingerprint(found.files),
+        )  # fmt: skip
         return prepare.split(whole, made, options)
     encoder = Encoder(tokenizer, bool(arguments.assistant_only_loss), arguments.completion_only_loss is not False)
     folder = state_dir(Path(job.output_dir))
