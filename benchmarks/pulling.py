@@ -4,8 +4,8 @@
 
 The registry is Debian's docker-registry with basic auth, in a process of its own; what it sends lies in the page cache,
 as what `cp` reads does. The pull is what `kaito-runtime fetch` does: login, manifest, every layer, the folder in its
-place. Two more figures say what of it is physics: sha256 of the same bytes on all cores, and curl writing the same blobs
-to files without looking at them, all at once.
+place. Two more figures say what of it is physics: sha256 of the same bytes on all cores, and curl writing the same
+blobs to files without looking at them, all at once.
 """
 
 from __future__ import annotations
