@@ -25,7 +25,7 @@ from pathlib import Path
 from tests.e2e.machine import REPOSITORY, Machine
 from tests.engine_process import EngineProcess
 
-from benchmarks import engine_load, front, gpu, idle, operator_scale, provisioner, scale, serving, tuning
+from benchmarks import engine_load, front, gpu, idle, operator_scale, provisioner, pulling, scale, serving, tuning
 from kaito.api.kinds import WORKSPACES
 from kaito.engine.node.machine import find_gpus
 from kaito.kube.client import Client
@@ -213,6 +213,20 @@ def fine_tuning(folder: Path) -> list[Row]:
     ]
 
 
+def artifacts(folder: Path) -> list[Row]:
+    """Weights out of a registry."""
+    found = pulling.measure(folder)
+    what = "pull, check and laying out of a GiB of weights over cp"
+    return [
+        Row(f"{what}, as a model artifact", "×", [one.cp / one.model for one in found], at_least=0.6),
+        Row("the same over sha256 of the files on all cores and curl's download, one after the other", "×",
+            [(one.hashed + one.curl) / one.model for one in found], at_least=1),
+        Row(f"{what}, as a container image", "×", [one.cp / one.image for one in found]),
+        Row("sha256 alone, on all cores, over cp", "×", [one.cp / one.hashed for one in found]),
+        Row("curl's download alone over cp", "×", [one.cp / one.curl for one in found]),
+    ]  # fmt: skip
+
+
 def under_load(folder: Path) -> list[Row]:
     """The engine alone, with its clients on the same machine."""
     found = engine_load.measure(folder)
@@ -301,6 +315,7 @@ GROUPS: Mapping[str, Callable[[Path], list[Row]]] = {
     "idle": idle_costs,
     "provisioner": provisioning,
     "operator-scale": operator_at_scale,
+    "artifacts": artifacts,
     "tuning": fine_tuning,
     "gpu": on_a_gpu,
 }

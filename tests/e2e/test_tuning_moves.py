@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,11 +13,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from kaito.api import names
 from kaito.api.contracts import FetchItem, HubSource, ModelSource, TuneConfig, TuneProgress, TuneTarget
+from kaito.api.training import progress_of
+from kaito.runtime.tune.checkpoints import checkpoints
+from tests.engine_process import free_port
 from tests.hub_process import DataHub, data_hub
 from tests.registry_process import Served, registry_process
 
@@ -80,10 +85,10 @@ def config_of(cache: Path, host: str, login: Path, name: str, revision: str = ""
     )
 
 
-def pod(node: Path, config: TuneConfig, hub: DataHub) -> subprocess.Popen[str]:
+def pod(node: Path, config: TuneConfig, hub: DataHub, steps: int = 60) -> subprocess.Popen[str]:
     """The tuning's pod on a node of its own."""
     (node / "mnt" / "config").mkdir(parents=True)
-    (node / "mnt" / "config" / "training_config.yaml").write_text(CONFIG % 60)
+    (node / "mnt" / "config" / "training_config.yaml").write_text(CONFIG % steps)
     (node / "tune.json").write_text(config.model_dump_json())
     env = {**os.environ, "KAITO_ROOT": str(node), "KAITO_TERMINATION_LOG": str(node / "last-words"),
            "HF_ENDPOINT": hub.url, "OMP_NUM_THREADS": "1"}  # fmt: skip
@@ -128,3 +133,35 @@ def test_a_pod_goes_on_where_the_one_on_a_lost_node_was(cache: Path, tmp_path: P
     assert last.digest and last.step == 60
     tags = registry.request("GET", "team/moved/tags/list").json()["tags"]
     assert tags == ["1"], "a checkpoint is of no use once the result is there"
+
+
+def test_a_registry_that_is_away_is_told_and_the_last_checkpoint_is_kept_at_the_end(
+    cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "registry").mkdir()
+    port, login = free_port(), tmp_path / "login.json"
+    with data_hub() as hub, contextlib.ExitStack() as later:
+        hub.commit("org/stones", {"train.jsonl": LINES})
+        with registry_process(tmp_path / "registry", port=port) as served:
+            served.login(login)
+            ended = pod(tmp_path / "node", config_of(cache, served.host, login, "stopped"), hub, steps=5000)
+            assert ended.stdout is not None
+            until(ended.stdout, "is in the registry")
+        line = until(ended.stdout, names.PROGRESS_MARK, "not in the registry yet, and is tried again")
+        assert progress_of(line) is not None
+        served = later.enter_context(registry_process(tmp_path / "registry", port=port))
+        until(ended.stdout, "is in the registry")
+        assert (found := progress_of(until(ended.stdout, names.PROGRESS_MARK))) is not None and not found.note
+        os.kill(ended.pid, signal.SIGTERM)
+        said, _ = ended.communicate(timeout=60)
+    assert ended.returncode == 143, said[-2000:]
+    newest = max(step for step, _ in checkpoints(tmp_path / "node" / "mnt" / "results"))
+    assert f"checkpoint-{newest} is in the registry" in said
+
+
+def until(lines: IO[str], *words: str) -> str:
+    """The first line with all the words."""
+    for line in lines:
+        if all(word in line for word in words):
+            return line
+    raise AssertionError(f"the pod ended without saying {words}")

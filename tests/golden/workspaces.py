@@ -66,6 +66,7 @@ CASES = (
     Case(INFERENCE / "kaito_workspace_phi_3.yaml"),
     Case(INFERENCE / "kaito_workspace_phi_3_with_adapters.yaml"),
     Case(EXAMPLES / "fine-tuning" / "kaito_workspace_tuning_phi_3.yaml"),
+    Case(EXAMPLES / "fine-tuning" / "kaito_workspace_tuning_hub_data.yaml", (), AZURE, Settings()),
     Case(EXAMPLES / "quickstart.yaml", settings=Settings(default_runtime="transformers", offline=True)),
     Case(HERE / "cases" / "adapters_on_volumes.yaml", nodes=(node(gpus=8),)),
     Case(HERE / "cases" / "adapters_from_images.yaml"),

@@ -61,7 +61,8 @@ class Settings(BaseModel):
     offline: bool = False
     """Never download weights, and ask no hub what a model is."""
     hub_endpoint: str = DEFAULT_HUB
-    """The hub that is asked about models which the catalogue does not hold; empty asks none."""
+    """The hub that pods download from, and that is asked about models which the catalogue does not hold; empty asks
+    none."""
     machines: Path | None = None
     """A YAML file with machine types and GPUs of one's own, such as a mounted ConfigMap; docs/sizing.md shows one."""
     facts_cache: str = ""

@@ -186,6 +186,16 @@ def test_a_sound_workspace_is_admitted(manifest: dict[str, Any]) -> None:
             "must be balanced, interactivity or throughput",
         ),
         (
+            changed(TUNING, metadata__annotations={"kaito.sh/output-format": "tar"}),
+            "metadata.annotations[kaito.sh/output-format]",
+            "must be image or artifact",
+        ),
+        (
+            changed(TUNING, metadata__annotations={"kaito.sh/registry-checkpoints": "yes"}),
+            "metadata.annotations[kaito.sh/registry-checkpoints]",
+            "must be true or false",
+        ),
+        (
             changed(INFERENCE, metadata__annotations={"kaito.sh/use-local-weights": "True"}),
             "metadata.annotations[kaito.sh/use-local-weights]",
             "must be true or false",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaito.api import names
-from kaito.api.contracts import Failure
+from kaito.api.contracts import TUNE_CONFIG_KEY, Failure, TuneConfig
 from kaito.api.meta import WORKSPACES
 from kaito.catalog.models import ModelFacts, catalogue
 from kaito.kube.manifest import Key, Manifest, condition_of
@@ -108,15 +108,46 @@ def test_what_cannot_be_served_becomes_a_condition_and_nothing_is_created(
     assert [event.reason for event in plan.events] == [reason]
 
 
-def tuned(preset: str, url: str = "https://example.com/a.jsonl", **facts: Any) -> Plan:
-    ends = {"input": {"urls": [url]}, "output": {"image": "x/y:1", "imagePushSecret": "s"}}
-    tuning = {"preset": {"name": preset}, "method": "lora", **ends}
+PUSHED = {"image": "x/y:1", "imagePushSecret": "s"}
+
+
+def tuned(
+    preset: str, url: str = "https://example.com/a.jsonl", annotations: dict[str, str] | None = None,
+    method: str = "lora", output: dict[str, Any] = PUSHED, **facts: Any,
+) -> Plan:  # fmt: skip
+    tuning = {"preset": {"name": preset}, "method": method, "input": {"urls": [url]}, "output": output}
     found = catalogue_lookup(preset)
     assert isinstance(found, ModelFacts)
     controller = workspace_controller(Settings(), LOCAL, lambda name: found.model_copy(update=facts))
-    observed = controller.observe(World(workspace(inference=None, tuning=tuning), node(), known=(WORKSPACES,)), DEMO)
+    made = workspace(inference=None, tuning=tuning, metadata={"annotations": annotations or {}})
+    observed = controller.observe(World(made, node(), known=(WORKSPACES,)), DEMO)
     assert observed is not None
     return controller.plan(observed, NOW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reference"),
+    [
+        ({}, "docker.io/x/y:demo-checkpoint-"),
+        ({"method": "full"}, None),
+        ({"method": "full", "annotations": {names.CHECKPOINTS_ANNOTATION: "true"}}, "docker.io/x/y:demo-checkpoint-"),
+        ({"annotations": {names.CHECKPOINTS_ANNOTATION: "false"}}, None),
+        ({"output": {"volumeSource": {"emptyDir": {}}}}, None),
+    ],
+)
+def test_checkpoints_go_beside_the_result_where_it_goes_into_a_registry(
+    changes: dict[str, Any], reference: str | None
+) -> None:
+    (rendered,) = (one for one in tuned("phi-4-mini-instruct", **changes).apply if one["kind"] == "ConfigMap")
+    config = TuneConfig.model_validate_json(rendered["data"][TUNE_CONFIG_KEY])
+    assert (config.checkpoints.image[: len(reference or "")] if config.checkpoints else None) == reference
+
+
+@pytest.mark.parametrize("annotation", [names.CHECKPOINTS_ANNOTATION, names.OUTPUT_FORMAT_ANNOTATION])
+def test_words_of_annotations_are_judged_without_admission_too(annotation: str) -> None:
+    found = condition(tuned("phi-4-mini-instruct", annotations={annotation: "perhaps"}), names.JOB_STARTED)
+    assert found["reason"] == names.REASON_INVALID_SPEC
+    assert annotation in found["message"]
 
 
 def test_an_address_of_a_hub_that_makes_no_sense_is_refused_without_admission_too() -> None:

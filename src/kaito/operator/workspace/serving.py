@@ -23,7 +23,7 @@ from kaito.kube.manifest import Manifest, annotations_of, labels_of, owner_refer
 from kaito.kube.resource import CONFIG_MAPS, STATEFUL_SETS
 from kaito.operator import pods
 from kaito.operator.pods import Mounted
-from kaito.operator.settings import Settings
+from kaito.operator.settings import DEFAULT_HUB, Settings
 from kaito.operator.workspace import adapters, fetching, weights
 from kaito.operator.workspace.fetching import Fetch
 from kaito.operator.workspace.nodes import Placement
@@ -32,6 +32,7 @@ from kaito.operator.workspace.wanted import UserConfig, Wanted
 
 COMMAND = ["kaito-runtime", "serve", "--config", f"{contracts.CONFIG_MOUNT}/{contracts.SERVE_CONFIG_KEY}"]
 TOKEN_KEY = "HF_TOKEN"
+HUB_KEY = "HF_ENDPOINT"
 """The key of a modelAccessSecret, and the variable that Hugging Face's libraries read."""
 COPIED_LABELS = (names.INFERENCESET_CREATED_BY_LABEL, names.MULTIROLE_CREATED_BY_LABEL, names.INFERENCE_ROLE_LABEL)
 PERFORMANCE_MODES = ("interactivity", "throughput")
@@ -180,7 +181,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "volumeMounts": [mount.mount for mount in mounts],
     }
     optional = {
-        "env": _environment(rendering.wanted, engine_flags(model, rendering.wanted.engine), config),
+        "env": _environment(rendering.wanted, engine_flags(model, rendering.wanted.engine), config, settings),
         "resources": pods.gpu_resources(rendering.placement.hardware.gpus, rendering.placement.hardware.resource),
     }
     container |= {field: value for field, value in optional.items() if value}
@@ -259,10 +260,15 @@ def _selector(workspace: Manifest) -> dict[str, str]:
     return {names.WORKSPACE_LABEL: workspace["metadata"]["name"], **copied}
 
 
-def _environment(wanted: Wanted, flags: EngineFlags, config: ServeConfig) -> list[Manifest]:
-    environment = []
-    if wanted.token_secret:
-        environment.append(pods.secret_env(TOKEN_KEY, wanted.token_secret, TOKEN_KEY))
+def hub_environment(secret: str, settings: Settings) -> list[Manifest]:
+    """Which hub a pod downloads from, where it is not Hugging Face's own, and as whom."""
+    token = [pods.secret_env(TOKEN_KEY, secret, TOKEN_KEY)] if secret else []
+    is_other = settings.hub_endpoint not in ("", DEFAULT_HUB)
+    return [*token, *([{"name": HUB_KEY, "value": settings.hub_endpoint}] if is_other else [])]
+
+
+def _environment(wanted: Wanted, flags: EngineFlags, config: ServeConfig, settings: Settings) -> list[Manifest]:
+    environment = hub_environment(wanted.token_secret, settings)
     if wanted.engine == "vllm" and config.device == "cuda":
         environment.append({"name": "VLLM_USE_DEEP_GEMM", "value": "1" if flags.deep_gemm else "0"})
         environment.append({"name": "VLLM_USE_FLASHINFER_SAMPLER", "value": "0"})

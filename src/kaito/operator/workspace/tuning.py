@@ -47,7 +47,7 @@ from kaito.operator import pods
 from kaito.operator.faults.table import named
 from kaito.operator.pods import Mounted
 from kaito.operator.provisioners.wish import Verdict
-from kaito.operator.settings import DEFAULT_HUB, Settings
+from kaito.operator.settings import Settings
 from kaito.operator.workspace import failures
 from kaito.operator.workspace.containers import statuses
 from kaito.operator.workspace.nodes import Placement
@@ -55,7 +55,7 @@ from kaito.operator.workspace.observe import Observed, headless_name, tune_confi
 from kaito.operator.workspace.progress import progress_of
 from kaito.operator.workspace.results import is_merged
 from kaito.operator.workspace.revision import spec_hash
-from kaito.operator.workspace.serving import TOKEN_KEY, local_weights, weights_mount
+from kaito.operator.workspace.serving import hub_environment, local_weights, weights_mount
 from kaito.operator.workspace.wanted import Tuning, Wanted
 from kaito.operator.workspace.weights import node_mount
 
@@ -64,7 +64,6 @@ COMMAND = ["kaito-runtime", "tune", "--config", f"{contracts.CONFIG_MOUNT}/{cont
 DATA_FOLDER = f"{contracts.DATA_MOUNT}/files"
 """Below the mount: a folder that appears whole cannot be the mount itself."""
 CHECKSUM = "#sha256="
-HUB_KEY = "HF_ENDPOINT"
 RETRIES = 6
 INDEXED = {"completionMode": "Indexed", "successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
 """Of a Job with several pods: each has a rank, and the work is done when the first has the result."""
@@ -279,7 +278,7 @@ def _pod_spec(rendering: Rendering, config: TuneConfig, settings: Settings) -> M
         "volumeMounts": [mount.mount for mount in mounts],
     }
     optional = {
-        "env": _environment(rendering, settings),
+        "env": [*hub_environment(rendering.wanted.token_secret, settings), *_own_address(rendering)],
         "resources": pods.gpu_resources(rendering.placement.hardware.gpus),
     }
     container |= {field: value for field, value in optional.items() if value}
@@ -300,14 +299,11 @@ def _pod_spec(rendering: Rendering, config: TuneConfig, settings: Settings) -> M
     return {**spec, "affinity": affinity} if affinity else spec
 
 
-def _environment(rendering: Rendering, settings: Settings) -> list[Manifest]:
-    """How the hub is reached that the model, and maybe the data, come from, and this pod by the others."""
-    secret, hub = rendering.wanted.token_secret, settings.hub_endpoint
-    token = [pods.secret_env(TOKEN_KEY, secret, TOKEN_KEY)] if secret else []
-    if rendering.placement.spread > 1:
-        address = {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}
-        token.append({"name": "POD_IP", "valueFrom": address})
-    return [*token, *([{"name": HUB_KEY, "value": hub}] if hub not in ("", DEFAULT_HUB) else [])]
+def _own_address(rendering: Rendering) -> list[Manifest]:
+    """Where the other pods reach this one, for it to tell them."""
+    if rendering.placement.spread == 1:
+        return []
+    return [{"name": "POD_IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.podIP"}}}]
 
 
 def _mounts(rendering: Rendering, config: TuneConfig, settings: Settings) -> Iterable[Mounted]:

@@ -2,17 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """One download as a stream of verified bytes: cut-off answers go on where they ended; the digest decides at the end.
 
-The hash is computed in a thread of its own while the next bytes come in. Who reads must read to the end: only then are
-the bytes known to be right, and until then they belong in no place where others look.
+Whoever reads, hashes: several layers are read at once, and each chunk is hashed and written while it is in the
+processor's cache. Who reads must read to the end: only then are the bytes known to be right, and until then they belong
+in no place where others look.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from urllib3.exceptions import HTTPError
@@ -21,44 +20,13 @@ from kaito.api.names import REASON_ARTIFACT_INVALID
 from kaito.runtime.artifacts.transport import Response, Transport, Unreachable, unavailable, unreachable
 from kaito.runtime.failure import Failed
 
-CHUNK = 1 << 20
-HASHED_AT_ONCE = 8
-"""Chunks that may wait for the hash; bounds the memory of a stream."""
-SMALL = 4 * CHUNK
+CHUNK = 1 << 16
+"""Bytes in hand at a time. Below what the C library takes from the system anew each time (128 KiB), page by page."""
 
 Open = Callable[[int], Response]
 """Asks for the bytes from an offset on; may answer with all of them (200) or with the rest (206)."""
 Watch = Callable[[int], None]
 """Told of every few bytes that came."""
-
-
-class Hasher:
-    """A hash that is computed beside the reading."""
-
-    def __init__(self, algorithm: str, *, beside: bool) -> None:
-        self._hash = hashlib.new(algorithm)
-        self._pool = ThreadPoolExecutor(1) if beside else None
-        self._waiting: deque[Future[None]] = deque()
-
-    def update(self, chunk: bytes) -> None:
-        """Add bytes; waits when too many have not been hashed yet."""
-        if self._pool is None:
-            self._hash.update(chunk)
-            return
-        self._waiting.append(self._pool.submit(self._hash.update, chunk))
-        if len(self._waiting) > HASHED_AT_ONCE:
-            self._waiting.popleft().result()
-
-    def hexdigest(self) -> str:
-        """The digest of all that was added; nothing can be added afterwards."""
-        self.close()
-        return self._hash.hexdigest()
-
-    def close(self) -> None:
-        """End the thread."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
 
 
 class Stream(io.RawIOBase):
@@ -73,7 +41,7 @@ class Stream(io.RawIOBase):
         self._size = size
         self._watch = watch
         self._algorithm, _, self._expected = (digest or "sha256:").partition(":")
-        self._hasher = Hasher(self._algorithm, beside=size is None or size > SMALL)
+        self._hash = hashlib.new(self._algorithm)
         self._response: Response | None = None
         self._failures = 0
         self.offset = 0
@@ -96,7 +64,7 @@ class Stream(io.RawIOBase):
         if not chunk:
             self._finish()
             return b""
-        self._hasher.update(chunk)
+        self._hash.update(chunk)
         self.offset += len(chunk)
         self._watch(len(chunk))
         if self._size is not None and self.offset > self._size:
@@ -139,7 +107,7 @@ class Stream(io.RawIOBase):
 
     def _finish(self) -> None:
         self._let_go()
-        found = self._hasher.hexdigest()
+        found = self._hash.hexdigest()
         if self._expected and found != self._expected:
             raise self._invalid(f"has the digest {self._algorithm}:{found}, not the one that it is known by")
         self.digest = f"{self._algorithm}:{found}"
@@ -157,7 +125,6 @@ class Stream(io.RawIOBase):
         """End the download; what was read is not known to be right unless all of it was."""
         if not self.closed:
             self._let_go()
-            self._hasher.close()
         super().close()
 
     def __exit__(

@@ -23,7 +23,8 @@ from kaito.api.names import REASON_ARTIFACT_INVALID
 from kaito.runtime.artifacts.media import Compression
 from kaito.runtime.failure import Failed
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16
+"""As in `streams.py`."""
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 """https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts"""
@@ -126,7 +127,7 @@ def _gunzip(source: Source) -> Iterator[bytes]:
     """The plain bytes of a gzip file, which may have several members."""
     member = zlib.decompressobj(wbits=31)
     fed = False
-    while chunk := member.unconsumed_tail or source.read(CHUNK // 4):
+    while chunk := member.unconsumed_tail or source.read(CHUNK):
         while chunk:
             try:
                 plain = member.decompress(chunk, CHUNK)

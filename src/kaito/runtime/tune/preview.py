@@ -77,6 +77,7 @@ def fetched(address: str, keep: Path) -> Path:
     item = FetchItem(name=source.repository, source=source, destination="")
     place = keep / f"{source.repository.replace('/', '--')}-{source_hash(item)[:12]}"
     item = item.model_copy(update={"destination": str(place)})
+    sys.stderr.write(f"Fetching {data_sets([item])[0]}\n")
     got = fetch_item(item, FetchConfig(items=(item,)), settings)
     print_line(f"{data_sets([item])[0]}: {got.bytes / MIB:.1f} MiB in {place}")
     return place
