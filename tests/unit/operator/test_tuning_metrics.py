@@ -15,7 +15,7 @@ from kaito.kube.controller import Manager
 from kaito.kube.manifest import Manifest
 from kaito.kube.resource import Resource
 from kaito.operator.metrics import Metrics
-from kaito.operator.workspace.tuning import duration, seconds_of, tuning_status
+from kaito.operator.workspace.standing import duration, seconds_of, tuning_status
 from tests.builders import workspace
 
 

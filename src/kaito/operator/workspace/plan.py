@@ -34,7 +34,7 @@ from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.provisioners.trouble import cut
 from kaito.operator.provisioners.wish import Verdict
 from kaito.operator.settings import Settings
-from kaito.operator.workspace import failures, ordering, serving, tuning
+from kaito.operator.workspace import failures, ordering, serving, standing, tuning
 from kaito.operator.workspace.nodes import Placement, place
 from kaito.operator.workspace.observe import FactsPending, Observed
 from kaito.operator.workspace.performance import look_again_s, performance, still_true
@@ -211,7 +211,7 @@ def _tuned(
     assert asked.model is not None
     placement = place(asked, observed.nodes, provisioner, None)
     is_over = tuning.is_over(observed.job, observed.manifest)
-    stands = tuning.standing(observed, asked.model)
+    stands = standing.standing(observed, asked.model)
     failed = stands.stage == "Failed"
     supply = ordering.supplied(observed, asked, placement, provisioner, now, may_order=not is_over and not failed)
     rendering = tuning.Rendering(observed.manifest, asked, wish, asked.model, placement, str(revision.number))
@@ -220,7 +220,7 @@ def _tuned(
     missing = None if observed.job is not None else _missing_nodes(placement, supply)
     if missing is not None:
         waits = replace(missing, reason=missing.reason if missing.is_failure else names.REASON_TUNING_PENDING)
-        stands = tuning.Standing("Pending", waits)
+        stands = standing.Standing("Pending", waits)
     report = Report(
         workload=stands.verdict,
         nodes=placement.verdict,
@@ -228,11 +228,11 @@ def _tuned(
         is_failure=failed or (missing is not None and missing.is_failure),
         is_tuning=True,
         stage=stands.stage,
-        tuning=tuning.tuning_status(stands.progress, (observed.manifest.get("status") or {}).get("tuning")),
+        tuning=standing.tuning_status(stands.progress, (observed.manifest.get("status") or {}).get("tuning")),
         worker_nodes=_hosts(observed) if provisioner.single_node else placement.nodes,
         target=placement.target,
     )
-    again = tuning.LOOK_AGAIN_S if stands.stage == "Running" else None
+    again = standing.LOOK_AGAIN_S if stands.stage == "Running" else None
     if missing is not None:
         return Work(report, supply=supply)
     met = (headless_service(observed.manifest),) if config.together is not None else ()
