@@ -95,7 +95,7 @@ CASES = (
         BYO,
         Settings(),
     ),
-    Case(HERE / "cases" / "tuning_on_two_ordered_nodes.yaml", (), AZURE, Settings()),
+    Case(EXAMPLES / "fine-tuning" / "kaito_workspace_tuning_two_nodes.yaml", (), AZURE, Settings()),
     Case(HERE / "cases" / "ordered_azure.yaml", (), AZURE, Settings()),
     Case(HERE / "cases" / "ordered_aws_spot.yaml", (), AWS, Settings()),
     Case(HERE / "cases" / "ordered_arc.yaml", (), ARC, Settings()),

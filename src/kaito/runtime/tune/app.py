@@ -72,7 +72,7 @@ STOP_GRACE_S = 100.0
 SCRATCH = "/tmp"
 """Where a rank that is not the first has its state: nothing of it is of use to others."""
 _EXIT_CODE = re.compile(r"exitcode\s*:\s*(-?\d+)")
-"""In what torch's launcher says of the worker that failed first."""
+"""In what torch's launcher says of workers that failed: at last of the one that did so first."""
 _ERROR = re.compile(r"(\[rank\d+\]: ?)?[\w.]+(Error|Exception)\b")
 """The last line of a traceback."""
 
@@ -401,7 +401,7 @@ def code_of(code: int, lines: Sequence[str], state: Path) -> int:
         return FAILED
     if (state / SHORT_OF_MEMORY).is_file():
         return OUT_OF_MEMORY
-    told = (match for line in lines if (match := _EXIT_CODE.search(line)))
+    told = (match for line in reversed(lines) if (match := _EXIT_CODE.search(line)))
     return next((int(match[1]) for match in told), code)
 
 

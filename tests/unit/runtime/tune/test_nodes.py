@@ -24,6 +24,12 @@ from kaito.runtime.tune.ranks import SILENT_AFTER_S, Ended, Muster, Order, Repor
 from tests.engine_process import free_port
 
 LAUNCHER = """
+Failures:
+[1]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 4710)
+Root Cause (first observed failure):
+[0]:
   rank      : 1 (local_rank: 0)
   exitcode  : -9 (pid: 4711)
 """.splitlines()
