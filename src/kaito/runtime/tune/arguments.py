@@ -20,6 +20,7 @@ from transformers import BitsAndBytesConfig, DataCollatorForLanguageModeling, Hf
 from trl import DPOConfig, SFTConfig
 
 from kaito.api.training import TrainingOptions
+from kaito.api.training_keys import OLD_COLLATOR, OLD_TRAINING, RENAMED
 from kaito.runtime.tune.job import Job
 from kaito.runtime.tune.options import bad, unknown_key
 
@@ -30,24 +31,28 @@ ACCUMULATION = "gradient_accumulation_steps"
 Arguments: TypeAlias = SFTConfig | DPOConfig
 BATCH = 8
 """Rows for each step of the optimizer where nothing is said, as the library has it."""
-OLD_KEYS = frozenset({"evaluation_strategy", "no_cuda", "overwrite_output_dir", "group_by_length", "use_mps_device"})
-"""Keys of earlier releases of the library that KAITO's examples may still hold."""
-RENAMED = {"evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu", "max_seq_length": "max_length"}
 
 
 def training_arguments(job: Job, options: TrainingOptions, *, preference: bool, context: int | None) -> Arguments:
     """The arguments of the trainer; raises Failed (TuningConfigInvalid)."""
     kind = DPOConfig if preference else SFTConfig
-    values = {RENAMED.get(key, key): value for key, value in options.training.items()}
+    values = as_named_now(options.training)
     known = {field.name for field in dataclasses.fields(kind)}
-    for key in [key for key in values if key not in known]:
-        if key not in OLD_KEYS:
+    for key in values:
+        if key not in known:
             raise unknown_key(key, "TrainingArguments", known)
-        values.pop(key)
     merged = {**_defaults(job, options, values, context), **values, **_fixed(job, values)}
     if job.batch_divisor > 1 and MICRO_BATCH in merged:
         merged |= _smaller(merged, job.batch_divisor)
     return _parsed(kind, merged)
+
+
+def as_named_now(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments under the names that they have in this release; those that mean nothing any more are left out."""
+    found = {RENAMED.get(key, key): value for key, value in given.items() if key not in OLD_TRAINING}
+    if str(given.get("group_by_length")).lower() == "true":
+        found.setdefault("train_sampling_strategy", "group_by_length")
+    return found
 
 
 def _defaults(job: Job, options: TrainingOptions, given: Mapping[str, Any], context: int | None) -> dict[str, Any]:
@@ -193,7 +198,7 @@ def usable(dtype: torch.dtype, device: str) -> torch.dtype:
 def check_collator(options: TrainingOptions) -> None:
     """Raises Failed for a key that the collator has not. Masked-language training is not for these models."""
     known = {field.name for field in dataclasses.fields(DataCollatorForLanguageModeling)}
-    known |= {"tf_experimental_compile"}
+    known |= OLD_COLLATOR
     for key in options.collator:
         if key not in known:
             raise unknown_key(key, "DataCollator", known)
