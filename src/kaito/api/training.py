@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training configuration: KAITO's `training_config.yaml`, read section by section. And what a tuner's log tells.
 
-Which keys a section has is known here, those that are the libraries' own too (`training_keys.py`); what their values may
-be is checked where these are loaded. The operator judges by this before a node is asked for, and the tuner again by the
-same rules.
+Which keys a section has is known here, those that are the libraries' own too (`training_keys.py`); what their values
+may be is checked where these are loaded. The operator judges by this before a node is asked for, and the tuner again by
+the same rules.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from trl import DPOConfig, SFTConfig
 
 from kaito.api.training import TrainingOptions
 from kaito.api.training_keys import OLD_COLLATOR, OLD_TRAINING, RENAMED
+from kaito.runtime.tune import sharding
 from kaito.runtime.tune.job import Job
 from kaito.runtime.tune.options import bad, unknown_key
 
@@ -36,7 +37,7 @@ BATCH = 8
 def training_arguments(job: Job, options: TrainingOptions, *, preference: bool, context: int | None) -> Arguments:
     """The arguments of the trainer; raises Failed (TuningConfigInvalid)."""
     kind = DPOConfig if preference else SFTConfig
-    values = as_named_now(options.training)
+    values = {key: value for key, value in as_named_now(options.training).items() if key not in sharding.KEYS}
     known = {field.name for field in dataclasses.fields(kind)}
     for key in values:
         if key not in known:
@@ -121,12 +122,13 @@ def _parsed(kind: type[Arguments], values: Mapping[str, Any]) -> Arguments:
     except SystemExit:
         raise bad("TrainingArguments has a value of a wrong kind.") from None
     except (argparse.ArgumentError, ValueError, TypeError, ImportError) as error:
-        raise bad(f"TrainingArguments: {_first_line(error)}.") from None
+        raise bad(f"TrainingArguments: {first_line(error)}.") from None
     arguments: Arguments = found
     return arguments
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first, without its full stop."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
@@ -143,7 +145,7 @@ def lora_config(options: TrainingOptions, targets: Iterable[str]) -> LoraConfig:
     try:
         return LoraConfig(**values)
     except (TypeError, ValueError) as error:
-        raise bad(f"LoraConfig: {_first_line(error)}.") from None
+        raise bad(f"LoraConfig: {first_line(error)}.") from None
 
 
 def _number(value: Any) -> Any:

@@ -21,9 +21,9 @@ def fields(*kinds: type) -> set[str]:
 
 
 def test_the_operator_knows_the_keys_that_the_libraries_have() -> None:
-    assert training_keys.LORA == fields(arguments.LoraConfig)
-    assert training_keys.TRAINING == fields(arguments.SFTConfig, arguments.DPOConfig)
-    assert training_keys.COLLATOR == fields(arguments.DataCollatorForLanguageModeling)
+    assert fields(arguments.LoraConfig) == training_keys.LORA
+    assert fields(arguments.SFTConfig, arguments.DPOConfig) == training_keys.TRAINING
+    assert fields(arguments.DataCollatorForLanguageModeling) == training_keys.COLLATOR
     assert set(training_keys.RENAMED.values()) <= training_keys.TRAINING
     assert not training_keys.TRAINING & (training_keys.RENAMED.keys() | training_keys.OLD_TRAINING)
 
