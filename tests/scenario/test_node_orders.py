@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kaito.api import names
 from kaito.api.meta import WORKSPACES
 from kaito.kube.manifest import Key, Manifest, condition_of, key_of, labels_of
-from kaito.kube.resource import CONFIG_MAPS, NODES, STATEFUL_SETS, Resource
+from kaito.kube.resource import CONFIG_MAPS, NODES, PODS, STATEFUL_SETS, Resource
 from kaito.operator.facts import catalogue_lookup
 from kaito.operator.provisioners.claims import claim_name
 from kaito.operator.provisioners.nodeclaim import MACHINES, NODE_CLAIMS, node_claim_provisioner
@@ -24,7 +24,7 @@ from kaito.operator.workspace.controller import workspace_controller
 from kaito.operator.workspace.observe import Observed
 from tests.builders import node, workspace
 from tests.scenario.cloud import FINALIZER, Cloud
-from tests.scenario.world import World, starting_kubelet
+from tests.scenario.world import REVISION_LABEL, World, starting_kubelet
 
 DEMO = Key("default", "demo")
 A100 = "Standard_NC24ads_A100_v4"
@@ -55,6 +55,10 @@ def found(here: World) -> Manifest:
     obj = here.get(WORKSPACES, "demo", "default")
     assert obj is not None
     return obj
+
+
+def annotate(obj: Manifest, name: str, value: str) -> None:
+    obj["metadata"].setdefault("annotations", {})[name] = value
 
 
 def said(here: World, type_: str) -> Manifest:
@@ -125,6 +129,24 @@ def test_a_model_that_needs_several_nodes_is_laid_over_them_when_all_are_ready()
     config = json.loads(config["data"]["serve.json"])
     assert (config["nodes"], config["parallelism"]["pipeline"]) == (nodes, nodes)
     assert config["peers"] == [f"demo-{rank}.demo-headless.default.svc" for rank in range(nodes)]
+
+
+def test_the_ranks_of_one_model_take_a_change_together() -> None:
+    """A rank serves beside ranks of its own settings alone; a StatefulSet would wait for it before it goes on."""
+    huge = workspace(resource={"instanceType": A100}, inference={"preset": {"name": "llama-3.3-70b-instruct"}})
+    here, _ = begun(huge)
+    settle(here)
+
+    def kubelet(pod: Manifest) -> Manifest:
+        met = {labels_of(other)[REVISION_LABEL] for other in here.list(PODS)}
+        return starting_kubelet(pod) if len(met) == 1 or pod["status"]["phase"] == "Pending" else pod
+
+    before = {labels_of(pod)[REVISION_LABEL] for pod in here.list(PODS)}
+    here.change(WORKSPACES, "demo", lambda obj: annotate(obj, names.PERFORMANCE_MODE_ANNOTATION, "throughput"))
+    here.settle(CONTROLLER, kubelet, steps=30)
+    after = {labels_of(pod)[REVISION_LABEL] for pod in here.list(PODS)}
+    assert len(after) == 1 and after != before
+    assert found(here)["status"]["state"] == "Ready"
 
 
 def test_no_node_is_ordered_for_a_model_whose_engine_serves_from_one() -> None:

@@ -163,10 +163,10 @@ def change_engine(obj: Manifest) -> None:
 def test_a_later_edit_rolls_out(change: Callable[[Manifest], None], rolls: bool) -> None:
     here = world(workspace(), node())
     here.settle(LOCAL_CONTROLLER, starting_kubelet)
-    (before,) = (pod["metadata"]["annotations"] for pod in here.list(PODS))
+    (before,) = (pod["metadata"]["labels"] for pod in here.list(PODS))
     here.change(WORKSPACES, "demo", change)
     here.settle(LOCAL_CONTROLLER, starting_kubelet)
-    (after,) = (pod["metadata"]["annotations"] for pod in here.list(PODS))
+    (after,) = (pod["metadata"]["labels"] for pod in here.list(PODS))
     assert (before != after) is rolls
     service = here.get(SERVICES, "demo", "default")
     assert service is not None
@@ -183,10 +183,10 @@ def test_a_config_map_is_waited_for_and_its_edits_roll_the_pods() -> None:
     here.put(config_map("settings", **{"inference_config.yaml": "vllm:\n  max-model-len: 1024\n"}))
     here.settle(LOCAL_CONTROLLER, starting_kubelet)
     assert found(here)["status"]["state"] == "Ready"
-    (before,) = (pod["metadata"]["annotations"] for pod in here.list(PODS))
+    (before,) = (pod["metadata"]["labels"] for pod in here.list(PODS))
     here.put(config_map("settings", **{"inference_config.yaml": "vllm:\n  max-model-len: 2048\n"}))
     here.settle(LOCAL_CONTROLLER, starting_kubelet)
-    (after,) = (pod["metadata"]["annotations"] for pod in here.list(PODS))
+    (after,) = (pod["metadata"]["labels"] for pod in here.list(PODS))
     assert before != after
 
 

@@ -8,15 +8,18 @@ Counts every write that changes something, so that a test can say that nothing i
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kaito.api.names import POD_INDEX_LABEL
-from kaito.kube.manifest import Key, Manifest, controller_of, has_labels, is_deleting, key_of, rfc3339
+from kaito.kube.manifest import Key, Manifest, controller_of, has_labels, is_deleting, key_of, labels_of, rfc3339
 from kaito.kube.plan import Controller, Event, Plan, Reader, RetryLater
 from kaito.kube.resource import PODS, STATEFUL_SETS, WELL_KNOWN, Resource, resource_of
 
+REVISION_LABEL = "controller-revision-hash"
 Kubelet = Callable[[Manifest], Manifest]
 """A pod's next status from the pod."""
 
@@ -169,39 +172,61 @@ class World:
         return moved
 
     def _missing_pods(self, stateful_set: Manifest) -> Iterable[Manifest]:
+        """The pods that it lacks; once all are there and ready, a new one for the highest outdated one."""
         meta, spec = stateful_set["metadata"], stateful_set["spec"]
-        template_hash = str(abs(hash(str(spec["template"]))))
-        for index in range(spec["replicas"]):
-            name = f"{meta['name']}-{index}"
-            current = self.get(PODS, name, meta["namespace"])
-            if current is not None and current["metadata"]["annotations"]["template"] == template_hash:
-                continue
-            if current is not None:
-                del self.objects[PODS][key_of(current)]
-            owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "controller": True}
-            yield {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {
-                    "name": name,
-                    "namespace": meta["namespace"],
-                    "labels": {**spec["template"]["metadata"]["labels"], POD_INDEX_LABEL: str(index)},
-                    "annotations": {"template": template_hash},
-                    "ownerReferences": [{**owner, "name": meta["name"], "uid": meta["uid"]}],
-                },
-                "spec": copy.deepcopy(spec["template"]["spec"]),
-                "status": {"phase": "Pending"},
-            }
+        keys = [Key(meta["namespace"], f"{meta['name']}-{index}") for index in range(spec["replicas"])]
+        there = {key: pod for key in keys if (pod := self.objects.get(PODS, {}).get(key)) is not None}
+        if len(there) == len(keys):
+            current = _revision_of(stateful_set)
+            outdated = [key for key in keys if labels_of(there[key])[REVISION_LABEL] != current]
+            updated = [pod for key, pod in there.items() if key not in outdated]
+            if not outdated or not all(_is_ready(pod) for pod in updated):
+                return
+            del self.objects[PODS][outdated[-1]], there[outdated[-1]]
+        for index, key in enumerate(keys):
+            if key not in there:
+                yield self._pod(stateful_set, index)
+
+    def _pod(self, stateful_set: Manifest, index: int) -> Manifest:
+        meta, template = stateful_set["metadata"], stateful_set["spec"]["template"]
+        owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "controller": True}
+        own_labels = {POD_INDEX_LABEL: str(index), REVISION_LABEL: _revision_of(stateful_set)}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": f"{meta['name']}-{index}",
+                "namespace": meta["namespace"],
+                "labels": {**template["metadata"]["labels"], **own_labels},
+                "ownerReferences": [{**owner, "name": meta["name"], "uid": meta["uid"]}],
+            },
+            "spec": copy.deepcopy(template["spec"]),
+            "status": {"phase": "Pending"},
+        }
 
     def _counted(self, stateful_set: Manifest) -> Manifest:
         pods = self.owned_by(PODS, stateful_set["metadata"]["uid"])
-        ready = [pod for pod in pods if pod["status"].get("containerStatuses", [{}])[0].get("ready")]
+        newest = _revision_of(stateful_set)
+        updated = [pod for pod in pods if labels_of(pod)[REVISION_LABEL] == newest]
+        ready = [pod for pod in pods if _is_ready(pod)]
+        before = (stateful_set.get("status") or {}).get("currentRevision", newest)
         return {
             "observedGeneration": stateful_set["metadata"]["generation"],
             "replicas": len(pods),
             "readyReplicas": len(ready),
-            "updatedReplicas": len(pods),
+            "updatedReplicas": len(updated),
+            "currentRevision": newest if len(updated) == len(ready) == len(pods) else before,
+            "updateRevision": newest,
         }
+
+
+def _revision_of(stateful_set: Manifest) -> str:
+    text = json.dumps(stateful_set["spec"]["template"], sort_keys=True)
+    return f"{stateful_set['metadata']['name']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _is_ready(pod: Manifest) -> bool:
+    return bool(pod["status"].get("containerStatuses", [{}])[0].get("ready"))
 
 
 def subject_of(event: Manifest) -> tuple[str, Key]:

@@ -169,9 +169,15 @@ async def test_an_autoscaler_is_the_same_in_both_versions() -> None:
     spec = {"scaleTargetRef": target, "maxReplicas": 3, "targetCPUUtilizationPercentage": 50}
     made = await server.do("POST", path.format("v1"), {"metadata": {"name": "h"}, "spec": spec})
     assert made["spec"] == {**spec, "minReplicas": 1}
+    assert made["status"] == {"currentReplicas": 0, "desiredReplicas": 0}
     newer = await server.do("GET", path.format("v2") + "/h")
     assert newer["spec"]["metrics"][0]["resource"]["target"] == {"type": "Utilization", "averageUtilization": 50}
     await server.patch(path.format("v2") + "/h", {"spec": {"maxReplicas": 5}})
+    assert newer["status"] == {"currentMetrics": None, "desiredReplicas": 0}
+    made = await server.do(
+        "POST", path.format("v2"), {"metadata": {"name": "i"}, "spec": {"scaleTargetRef": target, "maxReplicas": 3}}
+    )
+    assert made["status"] == {"currentMetrics": None, "desiredReplicas": 0}
     again = await server.do("GET", path.format("v1") + "/h")
     assert again["spec"] == {**spec, "minReplicas": 1, "maxReplicas": 5}
 

@@ -66,7 +66,10 @@ _ZERO: Final[Mapping[str, Manifest]] = {
     "RoleBinding": {"roleRef": {"apiGroup": "", "kind": "", "name": ""}},
     "ClusterRoleBinding": {"roleRef": {"apiGroup": "", "kind": "", "name": ""}},
     "StorageClass": {"provisioner": ""},
-    "HorizontalPodAutoscaler": {"spec": {"scaleTargetRef": {"kind": "", "name": ""}, "maxReplicas": 0}, "status": {}},
+    "HorizontalPodAutoscaler": {
+        "spec": {"scaleTargetRef": {"kind": "", "name": ""}, "maxReplicas": 0},
+        "status": {"currentMetrics": None, "desiredReplicas": 0},
+    },
     "CustomResourceDefinition": {
         "spec": {"group": "", "names": {"plural": "", "kind": ""}, "scope": "", "versions": None},
         "status": {"conditions": None, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": None},

@@ -44,6 +44,7 @@ WRITES: Mapping[Resource, tuple[str, ...]] = {
     STATEFUL_SETS: ("create", "patch"),
     JOBS: ("create", "patch", "delete"),
     DEPLOYMENTS: ("delete",),
+    PODS: ("delete",),
     CONTROLLER_REVISIONS: ("create", "delete"),
     SERVICES: ("create", "patch"),
     CONFIG_MAPS: ("create", "patch"),

@@ -41,6 +41,7 @@ from kaito.operator.workspace.performance import look_again_s, performance, stil
 from kaito.operator.workspace.problem import Problem
 from kaito.operator.workspace.progress import progress_of
 from kaito.operator.workspace.revision import Revision, current_revision, missing_annotations
+from kaito.operator.workspace.rolling import outdated_ranks
 from kaito.operator.workspace.services import headless_service, main_service
 from kaito.operator.workspace.status import Report, deleting_status, events, status
 from kaito.operator.workspace.timeline import Sighting
@@ -194,7 +195,9 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
     again = look_again_s(observed.measuring, observed.measured, now) if observed.measuring is not None else None
     if revision.is_adopted and serving.is_of_kaito(observed.stateful_set):
         return Work(report, supply=supply)  # It goes on as it is, until something else is asked for.
-    return Work(report, apply=tuple(_manifests(rendering, settings)), supply=supply, look_again_s=again)
+    outdated = outdated_ranks(observed.stateful_set, _pods(observed)) if placement.spread > 1 else ()
+    apply = tuple(_manifests(rendering, settings))
+    return Work(report, apply=apply, delete=outdated, supply=supply, look_again_s=again)
 
 
 def _tuned(
