@@ -189,7 +189,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ways = [{"role": "assistant", "content": way} for way in ("To the left.", "To the right.")]
     rows: dict[str, list[dict[str, Any]]] = {
         "chats": [{"messages": [*question, ways[0]]}] * 8,
-        "preferences": [{"prompt": question, "chosen": ways[:1], "rejected": ways[1:]}] * 8,
+        "preferences": [
+            *[{"prompt": question, "chosen": ways[:1], "rejected": ways[1:]}] * 4,
+            *[{"chosen": [*question, ways[0]], "rejected": [*question, ways[1]]}] * 2,
+            *[{"prompt": "Which way?", "chosen": "To the left.", "rejected": "To the right."}] * 2,
+        ],
     }
     for name, some in rows.items():
         (folder / name).mkdir()

@@ -28,7 +28,7 @@ from kaito.api.names import REASON_DISK_FULL, REASON_TUNING_FILE
 from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.serve.guard import tie_to_parent
-from kaito.runtime.tune import base, check, fitting, prepare, survey
+from kaito.runtime.tune import base, check, fitting, packing, prepare, survey
 from kaito.runtime.tune.arguments import Arguments, check_collator, lora_config, training_arguments
 from kaito.runtime.tune.checkpoints import remove_unfinished
 from kaito.runtime.tune.encoding import Encoder
@@ -120,6 +120,7 @@ def work(job: Job, teller: Teller) -> None:
     notes += [sharding.note] if sharding.note else []
     model = base.load_model(job, options, config, sharding)
     fitting.fit(job, options, arguments, model, sharding)
+    keep_apart(arguments, model, notes)
     watcher = Watcher(teller, job.checkpoint_s, rows=data.prepared.rows, notes=notes)
     watcher.heed_signals()
     trainer = build(
@@ -178,6 +179,17 @@ def without_preparation(arguments: Arguments) -> Arguments:
         arguments.assistant_only_loss = False
         arguments.completion_only_loss = False
     return arguments
+
+
+def keep_apart(arguments: Arguments, model: Any, notes: list[str]) -> None:
+    """Examples are packed only where they do not see each other, unless the configuration asks for just that."""
+    if not getattr(arguments, "packing", False):
+        return
+    if arguments.packing_strategy == "wrapped":
+        notes.append("Examples that share a row see each other, and may be cut (packing_strategy: wrapped).")
+    elif packing.leaks(model):
+        arguments.packing = arguments.eval_packing = False
+        notes.append("Examples are not packed: those that share a row would see each other in this model.")
 
 
 def check_same(prepared: prepare.Prepared) -> None:
