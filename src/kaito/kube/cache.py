@@ -35,6 +35,8 @@ Listener = Callable[[Manifest | None, Manifest | None], None]
 FIRST_PAUSE_S = 0.1
 MOST_PAUSE_S = 5.0
 _SHORT_ATTEMPT_S = 1.0
+PAGE_SIZE = 100
+"""Objects of a list that are in memory as they came, which takes some 30 KB for each."""
 _REFUSALS_BEFORE_LIST = 3
 
 _log = logging.getLogger(__name__)
@@ -169,6 +171,7 @@ class Cache:
             self.resource,
             label_selector=self.label_selector,
             field_selector=self.field_selector,
+            page_size=PAGE_SIZE,
             metadata_only=self.metadata_only,
         )
         async for page in pages:
@@ -225,13 +228,14 @@ class Cache:
         self._short_attempts = 0
         key = key_of(obj)
         current = self.store.get(key)
-        if current is not None and version_of(current) > version_of(obj):
+        ahead = 0 if current is None else version_of(current) - version_of(obj)
+        if current is not None and ahead > 0:
             return  # Our own write is newer; its event is still to come.
         self._ahead.discard(key)
         if event.type == "DELETED":
             self._remove(key)
-        else:
-            self._put(obj)
+        elif current is None or ahead:
+            self._put(obj)  # At the same version it is what is there: the event of our own write.
 
     def _put(self, obj: Manifest) -> None:
         if self._trim is not None:
