@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training configuration: KAITO's `training_config.yaml`, read section by section. And what a tuner's log tells.
 
-Which keys a section has is known here for those that are ours or KAITO's own; those of `LoraConfig`,
-`TrainingArguments` and `DataCollator` are the libraries', and checked where these are loaded. The operator judges by
-this before a node is asked for, and the tuner again by the same rules.
+Which keys a section has is known here, those that are the libraries' own too (`training_keys.py`); what their values
+may be is checked where these are loaded. The operator judges by this before a node is asked for, and the tuner again by
+the same rules.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kaito.api.contracts import DEFAULT_OUTPUT_DIR, OUTPUT_ROOT, TuneProgress
 from kaito.api.names import PROGRESS_MARK
+from kaito.api.training_keys import KNOWN
 
 TOP = "training_config"
 SECTIONS = ("ModelConfig", "QuantizationConfig", "LoraConfig", "TrainingArguments", "DatasetConfig", "DataCollator")
@@ -172,10 +173,18 @@ def _checked(sections: Mapping[str, Any]) -> TrainingOptions:
         model=_section(ModelSection, "ModelConfig", sections),
         quantization=quantization,
         dataset=_section(DatasetSection, "DatasetConfig", sections),
-        lora=dict(sections.get("LoraConfig") or {}),
-        training=dict(sections.get("TrainingArguments") or {}),
-        collator=dict(sections.get("DataCollator") or {}),
+        lora=_of_library("LoraConfig", sections),
+        training=_of_library("TrainingArguments", sections),
+        collator=_of_library("DataCollator", sections),
     )
+
+
+def _of_library(name: str, sections: Mapping[str, Any]) -> Mapping[str, Any]:
+    values = dict(sections.get(name) or {})
+    for key in values:
+        if key not in KNOWN[name]:
+            raise BadTraining(unknown_key(key, name, KNOWN[name]))
+    return values
 
 
 def _section(kind: type[_Section], name: str, sections: Mapping[str, Any]) -> _Section:

@@ -51,6 +51,13 @@ def test_the_defaults_fit_their_methods(method: str) -> None:
         ("training_config: {LoraConfg: {}}", "did you mean LoraConfig"),
         ("training_config: {DatasetConfig: {train_test_splt: 1}}", "did you mean train_test_split"),
         ("training_config: {DatasetConfig: {train_test_split: 2}}", "train_test_split is 2"),
+        (
+            "training_config: {ModelConfig: {torch_dtyp: x}}",
+            "ModelConfig has no key torch_dtyp: did you mean",
+        ),
+        ("training_config: {LoraConfig: {lora_alfa: 8}}", "LoraConfig has no key lora_alfa: did you mean lora_alpha"),
+        ("training_config: {TrainingArguments: {lerning_rate: 1}}", "did you mean learning_rate"),
+        ("training_config: {DataCollator: {mlm_propability: 1}}", "did you mean mlm_probability"),
         ("training_config: {QuantizationConfig: {load_in_4bit: true, load_in_8bit: true}}", "choose one"),
         ("training_config: [", "is not YAML in line"),
         ("LoraConfig: {}", "does not begin with training_config"),

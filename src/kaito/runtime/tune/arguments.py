@@ -20,6 +20,8 @@ from transformers import BitsAndBytesConfig, DataCollatorForLanguageModeling, Hf
 from trl import DPOConfig, SFTConfig
 
 from kaito.api.training import TrainingOptions
+from kaito.api.training_keys import OLD_COLLATOR, OLD_TRAINING, RENAMED
+from kaito.runtime.tune import sharding
 from kaito.runtime.tune.job import Job
 from kaito.runtime.tune.options import bad, unknown_key
 
@@ -30,24 +32,28 @@ ACCUMULATION = "gradient_accumulation_steps"
 Arguments: TypeAlias = SFTConfig | DPOConfig
 BATCH = 8
 """Rows for each step of the optimizer where nothing is said, as the library has it."""
-OLD_KEYS = frozenset({"evaluation_strategy", "no_cuda", "overwrite_output_dir", "group_by_length", "use_mps_device"})
-"""Keys of earlier releases of the library that KAITO's examples may still hold."""
-RENAMED = {"evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu", "max_seq_length": "max_length"}
 
 
 def training_arguments(job: Job, options: TrainingOptions, *, preference: bool, context: int | None) -> Arguments:
     """The arguments of the trainer; raises Failed (TuningConfigInvalid)."""
     kind = DPOConfig if preference else SFTConfig
-    values = {RENAMED.get(key, key): value for key, value in options.training.items()}
+    values = {key: value for key, value in as_named_now(options.training).items() if key not in sharding.KEYS}
     known = {field.name for field in dataclasses.fields(kind)}
-    for key in [key for key in values if key not in known]:
-        if key not in OLD_KEYS:
+    for key in values:
+        if key not in known:
             raise unknown_key(key, "TrainingArguments", known)
-        values.pop(key)
     merged = {**_defaults(job, options, values, context), **values, **_fixed(job, values)}
     if job.batch_divisor > 1 and MICRO_BATCH in merged:
         merged |= _smaller(merged, job.batch_divisor)
     return _parsed(kind, merged)
+
+
+def as_named_now(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments under the names that they have in this release; those that mean nothing any more are left out."""
+    found = {RENAMED.get(key, key): value for key, value in given.items() if key not in OLD_TRAINING}
+    if str(given.get("group_by_length")).lower() == "true":
+        found.setdefault("train_sampling_strategy", "group_by_length")
+    return found
 
 
 def _defaults(job: Job, options: TrainingOptions, given: Mapping[str, Any], context: int | None) -> dict[str, Any]:
@@ -116,12 +122,13 @@ def _parsed(kind: type[Arguments], values: Mapping[str, Any]) -> Arguments:
     except SystemExit:
         raise bad("TrainingArguments has a value of a wrong kind.") from None
     except (argparse.ArgumentError, ValueError, TypeError, ImportError) as error:
-        raise bad(f"TrainingArguments: {_first_line(error)}.") from None
+        raise bad(f"TrainingArguments: {first_line(error)}.") from None
     arguments: Arguments = found
     return arguments
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first, without its full stop."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
@@ -138,7 +145,7 @@ def lora_config(options: TrainingOptions, targets: Iterable[str]) -> LoraConfig:
     try:
         return LoraConfig(**values)
     except (TypeError, ValueError) as error:
-        raise bad(f"LoraConfig: {_first_line(error)}.") from None
+        raise bad(f"LoraConfig: {first_line(error)}.") from None
 
 
 def _number(value: Any) -> Any:
@@ -193,7 +200,7 @@ def usable(dtype: torch.dtype, device: str) -> torch.dtype:
 def check_collator(options: TrainingOptions) -> None:
     """Raises Failed for a key that the collator has not. Masked-language training is not for these models."""
     known = {field.name for field in dataclasses.fields(DataCollatorForLanguageModeling)}
-    known |= {"tf_experimental_compile"}
+    known |= OLD_COLLATOR
     for key in options.collator:
         if key not in known:
             raise unknown_key(key, "DataCollator", known)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import is_flash_attn_2_available
 
 from kaito.api.names import REASON_TUNING_CONFIG, REASON_TUNING_MODEL
@@ -16,6 +17,7 @@ from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune.arguments import dtype_named, quantization_config, usable
 from kaito.runtime.tune.job import Job
+from kaito.runtime.tune.sharding import WHOLE, Sharding
 
 TRAINABLE_QUANTIZATIONS = ("bitsandbytes",)
 """Compressed formats that an adapter can be trained on."""
@@ -81,21 +83,38 @@ def _template(text: str) -> str:
         raise Failed(REASON_TUNING_CONFIG, what, "Write the template itself, or a path in the image.") from None
 
 
-def load_model(job: Job, options: TrainingOptions, config: Any) -> Any:
-    """The base model on its device."""
+def outline(job: Job, config: Any) -> Any:
+    """The model without weights, to know its size by; None where that takes code of its repository."""
+    if job.trust_remote_code:
+        return None
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def dtype_of(job: Job, options: TrainingOptions) -> torch.dtype:
+    """The type of the weights that are loaded and not compressed."""
     asked = dtype_named(options.model.torch_dtype, fallback=torch.bfloat16)
     if job.method == "full" and job.device == "cuda":
         asked = torch.float32
-    dtype = usable(asked, job.device)
+    return usable(asked, job.device)
+
+
+def load_model(job: Job, options: TrainingOptions, config: Any, sharding: Sharding = WHOLE) -> Any:
+    """The base model on its device, or this process's share of it."""
+    dtype = dtype_of(job, options)
     compute = usable(dtype_named(options.quantization.bnb_4bit_compute_dtype, fallback=dtype), job.device)
     more: dict[str, Any] = {}
     quantization = quantization_config(options, compute)
     if quantization is not None:
         more["quantization_config"] = quantization
-    if job.device == "cuda":
+    if sharding.shards > 1:
+        more["distributed_config"] = DistributedConfig(
+            fsdp_size=sharding.shards, fsdp_cpu_offload=sharding.is_offloaded
+        )
+    elif job.device == "cuda":
         more["device_map"] = {"": torch.cuda.current_device()}
-        if is_flash_attn_2_available() and dtype != torch.float32:
-            more["attn_implementation"] = "flash_attention_2"
+    if job.device == "cuda" and is_flash_attn_2_available() and dtype != torch.float32:
+        more["attn_implementation"] = "flash_attention_2"
     try:
         model = AutoModelForCausalLM.from_pretrained(
             job.model, config=config, dtype=dtype, use_safetensors=True, **more, **source_of(job)

@@ -68,9 +68,12 @@ class Shape:
     """Activations are computed again on the way back instead of being kept."""
 
 
-def memory_gib(shape: Shape, *, batch: int, length: int) -> float:
-    """Memory of one GPU: weights, what is trained with its optimizer, activations, and the largest logits."""
+def memory_gib(shape: Shape, *, batch: int, length: int, shards: int = 1) -> float:
+    """Memory of one GPU: weights, what is trained with its optimizer, activations, and the largest logits. Of weights
+    that are divided among GPUs each has a share, and two layers whole: the one that it computes, and the next."""
     weights = (shape.parameters - shape.trained) * shape.weight_bytes
+    if shards > 1:
+        weights = weights / shards + weights * min(1.0, 2 / max(1, shape.layers))
     trained = shape.trained * (4 + 4 + BYTES_OF_ADAM)
     tokens = batch * length
     kept = 2 if shape.is_checkpointed else 34
@@ -80,11 +83,10 @@ def memory_gib(shape: Shape, *, batch: int, length: int) -> float:
     return (weights + trained + activations + widest + logits) / GIB
 
 
-def micro_batch(shape: Shape, *, batch: int, length: int, free_gib: float) -> int:
+def micro_batch(shape: Shape, *, batch: int, length: int, free_gib: float, shards: int = 1) -> int:
     """The most rows that fit the GPU at once, at least one: a divisor of the optimizer's batch, so that it stays."""
-    fitting = (
-        n for n in range(batch, 1, -1) if batch % n == 0 and memory_gib(shape, batch=n, length=length) <= free_gib
-    )
+    divisors = (n for n in range(batch, 1, -1) if batch % n == 0)
+    fitting = (n for n in divisors if memory_gib(shape, batch=n, length=length, shards=shards) <= free_gib)
     return next(fitting, 1)
 
 

@@ -9,8 +9,9 @@ configuration names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from posixpath import commonprefix
 from typing import Any, Literal
 
 from kaito.api.names import REASON_TUNING_COLUMNS
@@ -207,14 +208,57 @@ def _message(message: Mapping[str, Any], index: int) -> Message:
 
 
 def _preference(part: Mapping[str, Any]) -> Example:
-    sides = []
+    """Prompt and both answers, all texts or all lists of messages. Where the answers are whole conversations or texts,
+    what they begin with is the prompt."""
+    sides: list[Any] = []
     for name in ("chosen", "rejected"):
         value = part[name]
         sides.append(list(_messages(value)) if isinstance(value, list) else _text(value, name))
-    prompt = part.get("prompt")
-    if prompt is None and not all(isinstance(side, list) for side in sides):
-        raise BadRow("it has no prompt, and its answers are no conversations that begin with one")
-    if sides[0] == sides[1]:
+    chosen, rejected = sides
+    if chosen == rejected:
         raise BadRow("chosen and rejected are the same")
-    shared = list(_messages(prompt)) if isinstance(prompt, list) else prompt
-    return Example(prompt=shared or "", chosen=sides[0], rejected=sides[1])
+    prompt = part.get("prompt")
+    prompt = list(_messages(prompt)) if isinstance(prompt, list) else prompt or ""
+    shared: Any = ""
+    if any(isinstance(one, list) for one in (prompt, chosen, rejected)):
+        prompt, chosen, rejected = _as_messages(prompt, "user"), *(_as_messages(one, "assistant") for one in sides)
+        both = list(_shared(chosen, rejected))
+        shared = both if both[: len(prompt)] == prompt else []
+    elif not prompt:
+        shared = _common_words(chosen, rejected)
+    prompt = shared or prompt
+    if not prompt:
+        raise BadRow("it has no prompt, and its answers do not begin with the same")
+    chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
+    if not chosen or not rejected:
+        raise BadRow("one of its answers is the beginning of the other")
+    return Example(prompt=prompt, chosen=chosen, rejected=rejected)
+
+
+def _as_messages(value: Any, role: str) -> list[Message]:
+    if isinstance(value, list):
+        return value
+    return [{"role": role, "content": value}] if value else []
+
+
+def _shared(first: Sequence[Any], second: Sequence[Any]) -> Iterator[Any]:
+    """What both begin with."""
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            return
+        yield one
+
+
+def _common_words(first: str, second: str) -> str:
+    """The whole words that both texts begin with."""
+    shared = commonprefix((first, second))
+    return shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1].rstrip(" ")
+
+
+def as_conversation(example: Example) -> Example:
+    """A preference between texts as one between messages, as others of its data set are."""
+    prompt, chosen, rejected = (
+        _as_messages(part, role)
+        for part, role in ((example.prompt, "user"), (example.chosen, "assistant"), (example.rejected, "assistant"))
+    )
+    return Example(prompt=prompt, chosen=chosen, rejected=rejected)

@@ -12,7 +12,7 @@ import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -145,12 +145,14 @@ def find_files(folder: Path, options: DatasetSection) -> list[DataFile]:
 def _root(folder: Path, wanted: str | None) -> Path:
     if wanted is None:
         return folder
-    inside = wanted.removeprefix("/mnt/data").removeprefix("data/").strip("/")
-    place = folder / inside
-    if ".." in Path(inside).parts or not place.exists():
+    parts = PurePosixPath(wanted.removeprefix("/mnt").lstrip("/")).parts
+    # As KAITO has it, below /mnt, where the data folder is `data`; or below the data folder.
+    places = [parts[1:], parts] if parts[:1] == ("data",) else [parts]
+    found = next((folder.joinpath(*one) for one in places if folder.joinpath(*one).exists()), None)
+    if ".." in parts or found is None:
         what = f"DatasetConfig.dataset_path is {wanted}, and the data folder has no such file."
         raise Failed(REASON_TUNING_CONFIG, what, "Name a file or a folder of the data set, or leave it out.")
-    return place
+    return found
 
 
 def _may_be_data(path: Path, root: Path) -> bool:

@@ -7,10 +7,8 @@ Written once into the state folder; a run that goes on maps the same file, and s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +20,7 @@ from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.tune import survey as surveying
 from kaito.runtime.tune.encoding import Encoder
-from kaito.runtime.tune.examples import Example
+from kaito.runtime.tune.examples import as_conversation
 from kaito.runtime.tune.job import read, write
 
 TOKENS = "tokens.arrow"
@@ -84,18 +82,13 @@ def prepare(found: surveying.Survey, encoder: Encoder, folder: Path, *, limit: i
 
 
 def preferences(found: surveying.Survey) -> Dataset:
-    """A data set of preferences, as the trainer reads them itself."""
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for batch in surveying.examples(found):
-            yield from (_preference(example) for example in batch)
-
-    return Dataset.from_list(list(rows()))
-
-
-def _preference(example: Example) -> dict[str, Any]:
-    shared = {"prompt": example.prompt} if example.prompt else {}
-    return {**shared, "chosen": example.chosen, "rejected": example.rejected}
+    """A data set of preferences, as the trainer reads them itself: all texts, or all conversations."""
+    found_examples = [example for batch in surveying.examples(found) for example in batch]
+    if any(isinstance(example.chosen, list) for example in found_examples):
+        found_examples = [as_conversation(example) for example in found_examples]
+    return Dataset.from_list(
+        [{"prompt": one.prompt, "chosen": one.chosen, "rejected": one.rejected} for one in found_examples]
+    )
 
 
 def split(whole: Dataset, prepared: Prepared, options: TrainingOptions) -> Split:

@@ -12,26 +12,28 @@ import math
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from peft import prepare_model_for_kbit_training
+from peft import LoraConfig, prepare_model_for_kbit_training
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 from trl import DPOTrainer, SFTTrainer
 
 from kaito.api.contracts import TuneProgress
 from kaito.api.names import REASON_TUNING_DIVERGED
 from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
-from kaito.runtime.tune.arguments import Arguments, lora_config
+from kaito.runtime.tune.arguments import Arguments, first_line, lora_config
 from kaito.runtime.tune.checkpoints import mark_whole
 from kaito.runtime.tune.job import Job, Point
+from kaito.runtime.tune.options import bad
 from kaito.runtime.tune.prepare import Split
 from kaito.runtime.tune.progress import Teller, say
-from kaito.runtime.tune.targets import derive
+from kaito.runtime.tune.targets import NoSuchLayer, derive, named
 from kaito.runtime.tune.together import agreed, collect_random_state, shared_checkpoint
 
 GIB = 1024**3
@@ -160,25 +162,85 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
 
 def build(
-    model: Any, tokenizer: Any, arguments: Arguments, *, job: Job, options: TrainingOptions, data: Split
+    model: Any,
+    tokenizer: Any,
+    arguments: Arguments,
+    *,
+    job: Job,
+    options: TrainingOptions,
+    data: Split,
+    notes: list[str],
 ) -> SFTTrainer | DPOTrainer:
-    """The trainer, with the adapter on the model where one is trained."""
+    """The trainer, with the adapter on the model where one is trained. Raises Failed (TuningConfigInvalid) when the
+    configuration names layers that the model has not."""
     if options.is_quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=arguments.gradient_checkpointing)
     adapter = None
     if job.method != "full":
-        layers = {name: type(module).__name__ for name, module in model.named_modules()}
-        output = next((n for n, m in model.named_modules() if m is model.get_output_embeddings()), None)
-        adapter = lora_config(options, derive(layers, output))
-    kind = DPOTrainer if hasattr(arguments, "beta") else SFTTrainer
-    return kind(
-        model=model,
-        args=arguments,
-        train_dataset=data.train,
-        eval_dataset=data.evaluation,
-        processing_class=tokenizer,
-        peft_config=adapter,
-    )
+        adapter = adapter_for(model, options, notes)
+    kind = PreferenceTrainer if hasattr(arguments, "beta") else AnswerTrainer
+    wanted = arguments.save_strategy
+    if getattr(model, "is_distributed_loading_by_transformers", False):
+        # The library saves no optimizer for weights that it has divided itself, and refuses to try. That of an adapter
+        # is whole in every process, and saved like any other: so it is told afterwards.
+        arguments.save_strategy = SaveStrategy.NO
+    try:
+        trainer = kind(
+            model=model,
+            args=arguments,
+            train_dataset=data.train,
+            eval_dataset=data.evaluation,
+            processing_class=tokenizer,
+            peft_config=adapter,
+        )
+    except ValueError as error:
+        # Settings that contradict each other, or the model, are found by the libraries as they put it together.
+        raise bad(f"The training cannot be set up: {first_line(error)}.") from error
+    arguments.save_strategy = wanted
+    return trainer
+
+
+def adapter_for(model: Any, options: TrainingOptions, notes: list[str]) -> LoraConfig:
+    """The adapter's shape, on layers that the model has."""
+    layers = {name: type(module).__name__ for name, module in model.named_modules()}
+    output = next((n for n, m in model.named_modules() if m is model.get_output_embeddings()), None)
+    derived = derive(layers, output)
+    wanted = options.lora.get("target_modules")
+    if not isinstance(wanted, list | tuple) or not wanted:
+        return lora_config(options, derived)
+    try:
+        found, said = named([str(name) for name in wanted], layers)
+    except NoSuchLayer as error:
+        what = f"LoraConfig.target_modules names {error}, and the model has no such layer."
+        raise bad(what, f"Leave it out, or name some of {', '.join(sorted(derived))}.") from None
+    notes += [said] if said else []
+    return lora_config(replace(options, lora={**options.lora, "target_modules": found}), derived)
+
+
+class Whole:
+    """A trainer whose adapter is saved without the base model's weights, which PEFT would gather from all processes."""
+
+    model: Any
+    args: Any
+    processing_class: Any
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter, or the model, and its tokenizer."""
+        if not getattr(self.model, "is_distributed_loading_by_transformers", False):
+            super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+            return
+        if self.args.should_save:
+            adapter = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+            self.model.save_pretrained(output_dir, state_dict=adapter)
+            self.processing_class.save_pretrained(output_dir)
+
+
+class AnswerTrainer(Whole, SFTTrainer):  # type: ignore[misc]
+    """Of answers to learn."""
+
+
+class PreferenceTrainer(Whole, DPOTrainer):  # type: ignore[misc]
+    """Of preferences."""
 
 
 def is_on_first_node(args: TrainingArguments) -> bool:

@@ -24,12 +24,12 @@ import transformers
 from safetensors import SafetensorError
 
 from kaito.api.contracts import TuneProgress
-from kaito.api.names import REASON_DISK_FULL, REASON_TUNING_FILE, REASON_TUNING_MEMORY
+from kaito.api.names import REASON_DISK_FULL, REASON_TUNING_FILE
 from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.serve.guard import tie_to_parent
-from kaito.runtime.tune import base, check, estimate, prepare, survey
-from kaito.runtime.tune.arguments import MICRO_BATCH, Arguments, check_collator, lora_config, training_arguments
+from kaito.runtime.tune import base, check, fitting, packing, prepare, survey
+from kaito.runtime.tune.arguments import Arguments, check_collator, lora_config, training_arguments
 from kaito.runtime.tune.checkpoints import remove_unfinished
 from kaito.runtime.tune.encoding import Encoder
 from kaito.runtime.tune.job import (
@@ -47,15 +47,12 @@ from kaito.runtime.tune.job import (
 from kaito.runtime.tune.options import read_options
 from kaito.runtime.tune.progress import Teller, say
 from kaito.runtime.tune.save import save
-from kaito.runtime.tune.together import is_same, least_of_all
+from kaito.runtime.tune.together import is_same
 from kaito.runtime.tune.train import Stopped, Watcher, build, run
 
-GIB = 1024**3
 LEAST_SPACE_BYTES = 64 << 20
 NOTHING_LEFT_BYTES = 1 << 20
 """Where there is less, the disk is why something failed."""
-FILLED = 0.8
-"""Of the GPU's free memory, what the estimate of a training may take: the rest is for what it does not foresee."""
 
 
 def main(argv: list[str]) -> int:
@@ -119,11 +116,16 @@ def work(job: Job, teller: Teller) -> None:
     with arguments.main_process_first(desc="the data"):
         data = split_of(job, options, arguments, found=found, tokenizer=tokenizer, notes=notes, teller=teller)
     check_same(data.prepared)
-    model = base.load_model(job, options, config)
-    fit_memory(job, options, arguments, model)
+    sharding = fitting.plan(job, options, arguments, config)
+    notes += [sharding.note] if sharding.note else []
+    model = base.load_model(job, options, config, sharding)
+    fitting.fit(job, options, arguments, model, sharding)
+    keep_apart(arguments, model, notes)
     watcher = Watcher(teller, job.checkpoint_s, rows=data.prepared.rows, notes=notes)
     watcher.heed_signals()
-    trainer = build(model, tokenizer, without_preparation(arguments), job=job, options=options, data=data)
+    trainer = build(
+        model, tokenizer, without_preparation(arguments), job=job, options=options, data=data, notes=watcher.notes
+    )
     run(trainer, watcher, output)
     if not trainer.is_world_process_zero():
         return
@@ -179,6 +181,17 @@ def without_preparation(arguments: Arguments) -> Arguments:
     return arguments
 
 
+def keep_apart(arguments: Arguments, model: Any, notes: list[str]) -> None:
+    """Examples are packed only where they do not see each other, unless the configuration asks for just that."""
+    if not getattr(arguments, "packing", False):
+        return
+    if arguments.packing_strategy == "wrapped":
+        notes.append("Examples that share a row see each other, and may be cut (packing_strategy: wrapped).")
+    elif packing.leaks(model):
+        arguments.packing = arguments.eval_packing = False
+        notes.append("Examples are not packed: those that share a row would see each other in this model.")
+
+
 def check_same(prepared: prepare.Prepared) -> None:
     """Raises Failed when the nodes have fetched different data."""
     if not is_same(prepared.sha256):
@@ -191,44 +204,6 @@ def check_space(output: Path) -> None:
     free = shutil.disk_usage(output).free
     if free < LEAST_SPACE_BYTES:
         raise disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output)))
-
-
-def fit_memory(job: Job, options: TrainingOptions, arguments: Arguments, model: Any) -> None:
-    """Say what the training will take. On a GPU, as many rows at once as fit it, where the configuration leaves that
-    open; raises Failed when the weights alone leave no room."""
-    shape = shape_of(job, arguments, model)
-    length = arguments.max_length or 1024
-    if job.device == "cuda":
-        free, total = (size / GIB for size in torch.cuda.mem_get_info())
-        free += torch.cuda.memory_allocated() / GIB
-        least = estimate.memory_gib(shape, batch=1, length=min(length, 256))
-        if least > free:
-            what = f"{job.model_id} with method {job.method} needs at least {least:.1f} GiB"
-            what = f"{what}, and the GPU has {total:.1f}."
-            raise Failed(REASON_TUNING_MEMORY, what, "Use qlora, or a GPU with more memory.")
-        if MICRO_BATCH not in options.training:
-            batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-            rows = least_of_all(estimate.micro_batch(shape, batch=batch, length=length, free_gib=free * FILLED))
-            arguments.per_device_train_batch_size = max(1, rows // job.batch_divisor)
-            arguments.gradient_accumulation_steps = batch // arguments.per_device_train_batch_size
-    rows = arguments.per_device_train_batch_size
-    needed = estimate.memory_gib(shape, batch=rows, length=length)
-    say(f"an estimated {needed:.2f} GiB for a micro batch of {rows} x {length} tokens")
-
-
-def shape_of(job: Job, arguments: Arguments, model: Any) -> estimate.Shape:
-    """What the memory of the training depends on."""
-    sized = model.get_text_config() if hasattr(model, "get_text_config") else model.config
-    parameters = model.num_parameters()
-    return estimate.Shape(
-        parameters=parameters,
-        trained=parameters if job.method == "full" else parameters // 100,
-        hidden=getattr(sized, "hidden_size", 4096),
-        layers=getattr(sized, "num_hidden_layers", 32),
-        vocabulary=getattr(sized, "vocab_size", 32000),
-        weight_bytes=model.get_memory_footprint() / max(1, parameters),
-        is_checkpointed=bool(arguments.gradient_checkpointing),
-    )
 
 
 def summary_of(trainer: Any, watcher: Watcher, prepared: prepare.Prepared, *, seconds: float) -> Summary:

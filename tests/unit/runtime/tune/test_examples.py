@@ -11,7 +11,7 @@ import pytest
 from kaito.api.names import REASON_TUNING_COLUMNS
 from kaito.api.training import DatasetSection
 from kaito.runtime.failure import Failed
-from kaito.runtime.tune.examples import BadRow, Example, example_of, schema_of
+from kaito.runtime.tune.examples import BadRow, Example, as_conversation, example_of, schema_of
 
 USER, ASSISTANT = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 NONE = DatasetSection()
@@ -44,6 +44,36 @@ def test_every_known_schema_becomes_an_example(row: dict[str, Any], expected: Ex
     assert example(row) == expected
 
 
+OTHER = {"role": "assistant", "content": "c"}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": [USER], "chosen": [ASSISTANT], "rejected": [OTHER]}, ([USER], [ASSISTANT], [OTHER])),
+        ({"chosen": [USER, ASSISTANT], "rejected": [USER, OTHER]}, ([USER], [ASSISTANT], [OTHER])),
+        ({"prompt": "a", "chosen": [USER, ASSISTANT], "rejected": [USER, OTHER]}, ([USER], [ASSISTANT], [OTHER])),
+        ({"prompt": [USER], "chosen": [USER, ASSISTANT], "rejected": [USER, OTHER]}, ([USER], [ASSISTANT], [OTHER])),
+        ({"prompt": "a", "chosen": [ASSISTANT], "rejected": [OTHER]}, ([USER], [ASSISTANT], [OTHER])),
+        ({"prompt": [USER], "chosen": "b", "rejected": "c"}, ([USER], [ASSISTANT], [OTHER])),
+        (
+            {"chosen": "Human: a\n\nAssistant: be", "rejected": "Human: a\n\nAssistant: bad"},
+            ("Human: a\n\nAssistant:", " be", " bad"),
+        ),
+        ({"prompt": "a ", "chosen": "a b", "rejected": "a c"}, ("a ", "a b", "a c")),
+    ],
+    ids=[
+        "messages", "conversations", "text before conversations", "both", "text before messages",
+        "messages before text", "transcripts", "texts",
+    ],
+)  # fmt: skip
+def test_preferences_are_understood_in_every_form(row: dict[str, Any], expected: tuple[Any, Any, Any]) -> None:
+    found = example(row)
+    assert (found.prompt, found.chosen, found.rejected) == expected
+    whole = as_conversation(found)
+    assert [type(part) for part in (whole.prompt, whole.chosen, whole.rejected)] == [list, list, list]
+
+
 def test_columns_can_be_named() -> None:
     row = {"q": "a", "a": "b", "talk": [USER, ASSISTANT]}
     assert example(row, context_column="q", response_column="a") == Example(prompt="a", completion="b")
@@ -63,6 +93,8 @@ def test_columns_can_be_named() -> None:
         ({"prompt": "a", "completion": 3}, "completion is no text but a number", False),
         ({"text": " \n"}, "text", True),
         ({"prompt": "q", "chosen": "a", "rejected": "a"}, "are the same", False),
+        ({"chosen": "a", "rejected": "b"}, "no prompt", False),
+        ({"chosen": [USER, ASSISTANT], "rejected": [USER]}, "the beginning of the other", False),
     ],
 )
 def test_a_row_that_cannot_be_trained_on_says_why(row: dict[str, Any], why: str, is_empty: bool) -> None:

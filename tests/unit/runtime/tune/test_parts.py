@@ -21,7 +21,7 @@ from kaito.runtime.tune.curve import svg
 from kaito.runtime.tune.estimate import Shape, Tokens, memory_gib, micro_batch, padding_share
 from kaito.runtime.tune.job import Point
 from kaito.runtime.tune.progress import Teller
-from kaito.runtime.tune.targets import derive
+from kaito.runtime.tune.targets import NoSuchLayer, derive, named
 
 
 def test_only_a_checkpoint_that_is_whole_counts(tmp_path: Path) -> None:
@@ -46,6 +46,20 @@ def test_every_linear_layer_of_the_decoder_is_adapted() -> None:
         "lm_head": "Linear",
     }
     assert derive(layers, "lm_head") == {"qkv_proj", "down_proj"}
+
+
+LAYERS = ("model.layers.0.self_attn.qkv_proj", "model.layers.0.self_attn.o_proj", "model.layers.0.mlp.gate_up_proj")
+
+
+def test_layers_that_a_model_has_as_one_are_found_by_the_names_of_their_parts() -> None:
+    assert named(["o_proj", "self_attn.qkv_proj"], LAYERS) == (["o_proj", "self_attn.qkv_proj"], "")
+    found, said = named(["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"], LAYERS)
+    assert found == ["qkv_proj", "o_proj", "gate_up_proj"]
+    assert (
+        "q_proj, k_proj, v_proj: this model has them as qkv_proj; up_proj: this model has them as gate_up_proj" in said
+    )
+    with pytest.raises(NoSuchLayer, match="w1"):
+        named(["o_proj", "w1"], LAYERS)
 
 
 def test_estimates_grow_with_what_they_are_of() -> None:

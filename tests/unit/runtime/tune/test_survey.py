@@ -92,6 +92,22 @@ def test_all_files_are_read_whatever_their_formats_and_folders(tmp_path: Path) -
     assert survey(tmp_path, DatasetSection(dataset_path="deep")).rows == 5
 
 
+@pytest.mark.parametrize(
+    "wanted", ["data", "/mnt/data", "deep", "data/deep", "/mnt/data/deep", "deep/b.jsonl", "data/data"]
+)
+def test_a_path_is_meant_below_mnt_or_below_the_data(tmp_path: Path, wanted: str) -> None:
+    for name in ("deep", "data"):
+        (tmp_path / name).mkdir()
+        json_lines(tmp_path / name / "b.jsonl", ROWS)
+    assert survey(tmp_path, DatasetSection(dataset_path=wanted)).rows == (10 if wanted in ("data", "/mnt/data") else 5)
+
+
+@pytest.mark.parametrize("wanted", ["../x", "data/../../x", "nowhere"])
+def test_no_path_leads_out_of_the_data(tmp_path: Path, wanted: str) -> None:
+    (tmp_path.parent / "x").touch()
+    assert failure(tmp_path, dataset_path=wanted)[0] == names.REASON_TUNING_CONFIG
+
+
 def failure(folder: Path, **options: Any) -> tuple[str, str]:
     with pytest.raises(Failed) as error:
         survey(folder, DatasetSection(**options))
