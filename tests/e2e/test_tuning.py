@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from kaito.api import names
 from kaito.api.contracts import FetchConfig, FetchItem, OciSource
 from kaito.runtime.artifacts.fetch import fetch_item
 from kaito.runtime.settings import Settings
@@ -95,6 +96,10 @@ def write_data(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / "data.parquet")
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "broken.jsonl").write_text('{"messages": [\n')
+    (folder / "empty.jsonl").write_text("\n")
+    (folder / "columns.csv").write_text("a,b\n1,2\n")
+    (folder / "blank.jsonl").write_text('{"text": ""}\n')
+    (folder / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
 
 
 def documented(place: Place, image: str) -> str:
@@ -141,8 +146,8 @@ def test_the_documented_manifest_tunes_and_pushes(place: Place) -> None:
     )
     fetched = fetch_item(item, FetchConfig(items=(item,)), Settings())
     assert fetched.digest == tuning["digest"]
-    names = {path.name for path in (place.folder / "pulled").iterdir() if not path.name.startswith(".")}
-    assert names == {"adapter_config.json", "adapter_model.safetensors", "README.md", "loss.svg"}
+    found = {path.name for path in (place.folder / "pulled").iterdir() if not path.name.startswith(".")}
+    assert found == {"adapter_config.json", "adapter_model.safetensors", "README.md", "loss.svg"}
     base = json.loads((place.folder / "pulled" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert base == "microsoft/Phi-3-mini-128k-instruct"
     shown = place.machine.kubectl("get", "workspace", "workspace-tuning-phi-3").stdout
@@ -209,6 +214,55 @@ def test_what_was_pushed_is_served_and_knows_what_it_was_taught(
     assert (found["prompt"], found["expected"], found["answers"]["taught"]) == (QUESTION, ANSWER, ANSWER)
     assert found["answers"]["phi-3-mini-128k-instruct"] != ANSWER
     place.machine.kaito("delete", name)
+
+
+GOOD = ("data.jsonl",)
+BAD: dict[str, tuple[str, tuple[str, ...], dict[str, object]]] = {
+    "empty": (names.REASON_TUNING_DATA_EMPTY, ("empty.jsonl",), {}),
+    "columns": (names.REASON_TUNING_COLUMNS, ("columns.csv",), {}),
+    "blank": (names.REASON_TUNING_ROWS_EMPTY, ("blank.jsonl",), {}),
+    "latin": (names.REASON_TUNING_ENCODING, ("latin.jsonl",), {}),
+    "broken": (names.REASON_TUNING_FILE, (*GOOD, "broken.jsonl"), {}),
+    "checksum": (names.REASON_ARTIFACT_INVALID, (f"data.jsonl#sha256={'0' * 64}",), {}),
+    "model": (names.REASON_TUNING_MODEL, GOOD, {"preset": {"name": "gpt-oss-20b"}}),
+    "key": (names.REASON_TUNING_CONFIG, GOOD, {"config": "mistaken"}),
+    "no-secret": (names.REASON_MOUNT_SECRET, GOOD, {"secret": "not-there"}),
+    "wrong-secret": (names.REASON_PUSH_UNAUTHORIZED, GOOD, {"secret": "wrong-secret"}),
+}
+"""By name: the reason that is told, the files of the data, and what else is other than it should be."""
+
+
+def test_bad_input_has_a_reason_of_its_own_and_nothing_is_trained(place: Place) -> None:
+    wrong = ("--docker-username=ann", "--docker-password=guess", f"--docker-server={place.registry.host}")
+    place.machine.kubectl("create", "secret", "docker-registry", "wrong-secret", *wrong)
+    mistaken = "training_config: {TrainingArguments: {lerning_rate: 1}}"
+    place.machine.kubectl("create", "configmap", "mistaken", f"--from-literal=training_config.yaml={mistaken}")
+    manifests = []
+    for name, (_, files, changes) in BAD.items():
+        manifest = yaml.safe_load(documented(place, f"{place.registry.host}/team/bad:{name}"))
+        manifest["metadata"]["name"] = f"bad-{name}"
+        changes = dict(changes)
+        secret = changes.pop("secret", "push-secret")
+        manifest["tuning"] |= {"method": "lora", "input": {"urls": [f"{place.files.url}/{file}" for file in files]}}
+        manifest["tuning"]["output"]["imagePushSecret"] = secret
+        manifest["tuning"] |= changes
+        manifests.append(manifest)
+    place.machine.run("kubectl", "apply", "-f", "-", input=yaml.safe_dump_all(manifests))
+
+    def told() -> dict[str, str]:
+        listed = json.loads(place.machine.kubectl("get", "workspaces", "-o", "json").stdout)["items"]
+        status = {item["metadata"]["name"]: item.get("status") or {} for item in listed}
+        return {name: (status[f"bad-{name}"].get("failure") or {}).get("reason", "") for name in BAD}
+
+    expected = {name: reason for name, (reason, _, _) in BAD.items()}
+    eventually(lambda: told() == expected, within=120, what=f"each has its reason, and not {told()}")
+    for name in BAD:
+        status = place.machine.workspace(f"bad-{name}")["status"]
+        assert (status.get("tuning") or {}).get("phase") in (None, "Starting", "Fetching", "Checking"), status
+        assert status["failure"]["nextStep"], status
+        assert "guess" not in json.dumps(status)
+        place.machine.kaito("delete", f"bad-{name}")
+    assert place.registry.request("GET", "team/bad/tags/list").status == 404
 
 
 def test_from_a_folder_into_a_folder_with_one_command(place: Place) -> None:
