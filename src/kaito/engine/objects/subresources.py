@@ -54,7 +54,7 @@ class Subresources:
         self._authenticator, self._pods, self._clock = authenticator, pods, clock
         self._handlers: dict[str, Handler] = {
             "status": self._part,
-            "ephemeralcontainers": self._ephemeral_containers,
+            "ephemeralcontainers": self._part,
             "resize": self._part,
             "finalize": self._part,
             "scale": self._scale,
@@ -95,13 +95,6 @@ class Subresources:
                 )
                 return self._resources.show_object(done, kind, form, request)
         raise method_not_allowed(request.method.lower(), kind if kind.is_custom else None)
-
-    async def _ephemeral_containers(self, request: Request, target: Target, kind: Kind) -> Response:
-        """The pod for readers. The node runs none: to a 404 without a name `kubectl debug` says so."""
-        if request.method in ("GET", "HEAD"):
-            return await self._part(request, target, kind)
-        text = "the node runs no ephemeral containers: use kubectl exec, or kubectl debug --copy-to"
-        raise StatusError(404, "NotFound", text, details={})
 
     # Scale
 
