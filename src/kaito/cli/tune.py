@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
@@ -27,12 +28,12 @@ from kaito.api.names import COMPLETION_INDEX_LABEL, PROGRESS_MARK, WORKSPACE_LAB
 from kaito.cli import connect, settings
 from kaito.cli.failure import UserError
 from kaito.cli.options import Kubeconfig, Namespace
+from kaito.cli.plot import MARK, Point, plot
 from kaito.kube.client import Client
 from kaito.kube.manifest import Manifest, labels_of
 from kaito.kube.resource import PODS
 
 LOOK_AGAIN_S = 1.0
-LEVELS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 60
 MISSING = "ModuleNotFoundError"
 OVER = ("Succeeded", "Failed")
@@ -142,12 +143,15 @@ def shown(workspace: Manifest, lines: Sequence[Told]) -> RenderableType:
     name = workspace["metadata"]["name"]
     parts: list[RenderableType] = [Text(f"{name}: {state}, {latest.get('phase') or figures.get('phase') or 'waiting'}")]
     if steps:
-        parts.append(ProgressBar(total=steps, completed=step, width=CURVE_WIDTH))
+        # A bar does not end its line by itself; padding does.
+        parts.append(Padding(ProgressBar(total=steps, completed=step, width=CURVE_WIDTH), 0))
     named = {"step": f"{step}/{steps}" if steps else None, **{key: figures.get(key) for key in FIGURES}}
     parts.append(Text("  ".join(f"{key} {value}" for key, value in named.items() if value)))
-    losses = [float(line["loss"]) for line in lines if line.get("loss") is not None]
-    if len(losses) > 1:
-        parts.append(Text(f"loss {losses[0]:.3f} {curve(losses)} {losses[-1]:.3f}"))
+    trained, evaluated = (points(lines, key) for key in ("loss", "eval_loss"))
+    drawn = plot(trained, evaluated, width=CURVE_WIDTH)
+    if drawn:
+        marked = f"; {MARK}: on rows that are held back" if evaluated else ""
+        parts += [Text(f"loss{marked}", style="dim"), Text("\n".join(drawn))]
     failure = status.get("failure") or {}
     if state == "Failed" and failure:
         parts.append(Text(f"{failure.get('evidence', '')} {failure.get('nextStep', '')}", style="red"))
@@ -157,10 +161,12 @@ def shown(workspace: Manifest, lines: Sequence[Told]) -> RenderableType:
 FIGURES = ("loss", "evalLoss", "tokensPerSecond", "eta", "gpuMemory", "rows", "note", "image", "digest")
 
 
-def curve(losses: Sequence[float], width: int = CURVE_WIDTH) -> str:
-    """The losses as a line of blocks, at most so wide."""
-    count = min(width, len(losses))
-    picked = [losses[index * (len(losses) - 1) // max(1, count - 1)] for index in range(count)]
-    low, high = min(picked), max(picked)
-    span = (high - low) or 1.0
-    return "".join(LEVELS[round((loss - low) / span * (len(LEVELS) - 1))] for loss in picked)
+def points(lines: Sequence[Told], key: str) -> list[Point]:
+    """A figure by its step, each value that was told once; that of the evaluation where it changed."""
+    found: dict[int, float] = {}
+    for line in lines:
+        if line.get(key) is not None and line.get("step") is not None:
+            value = float(line[key])
+            if key == "loss" or value not in found.values():
+                found[int(line["step"])] = value
+    return sorted(found.items())
