@@ -21,7 +21,7 @@ import pytest
 
 from kaito.kube.answer import WatchEvent
 from kaito.kube.cache import Cache
-from kaito.kube.client import Client, Timeouts
+from kaito.kube.client import Client, Page, Timeouts
 from kaito.kube.config import ClusterConfig, load_kubeconfig
 from kaito.kube.controller import Manager
 from kaito.kube.manifest import Key, Manifest, key_of, owner_reference
@@ -45,9 +45,10 @@ class CountingClient(Client):
         async for event in super().watch(*args, **kwargs):
             yield event
 
-    async def list_objects(self, *args: Any, **kwargs: Any) -> tuple[list[Manifest], str]:
+    async def pages(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Page, None]:
         self.lists += 1
-        return await super().list_objects(*args, **kwargs)
+        async for page in super().pages(*args, **kwargs):
+            yield page
 
 
 class Wire:

@@ -35,6 +35,8 @@ Listener = Callable[[Manifest | None, Manifest | None], None]
 FIRST_PAUSE_S = 0.1
 MOST_PAUSE_S = 5.0
 _SHORT_ATTEMPT_S = 1.0
+PAGE_SIZE, SMALL_PAGE_SIZE = 500, 100
+"""Objects of a list that are in memory as they came, some 30 KB each; the small one where memory counts for more."""
 _REFUSALS_BEFORE_LIST = 3
 
 _log = logging.getLogger(__name__)
@@ -56,7 +58,9 @@ class Cache:
         managers: Sequence[str] = (),
         optional: bool = False,
         chance: Callable[[], float] = random.random,
+        packed: bool = False,
     ) -> None:
+        """`packed`: the objects are many and are looked at one by one, so that memory counts for more."""
         self.resource = resource
         self.label_selector = label_selector
         self.field_selector = field_selector
@@ -64,7 +68,8 @@ class Cache:
         """Whether of each object only the metadata is kept."""
         self._trim = trim
         """Makes of an object what is kept of it, and told to listeners."""
-        self.store = Store(managers)
+        self.store = Store(managers, packed=packed)
+        self._page_size = SMALL_PAGE_SIZE if packed else PAGE_SIZE
         self.optional = optional
         """The server may not have the resource."""
         self.served = True
@@ -161,24 +166,29 @@ class Cache:
         self._complaint = complaint
 
     async def _list(self) -> None:
-        items, version = await self._client.list_objects(
+        fresh: set[Key] = set()
+        version, went_back = "", False
+        pages = self._client.pages(
             self.resource,
             label_selector=self.label_selector,
             field_selector=self.field_selector,
+            page_size=self._page_size,
             metadata_only=self.metadata_only,
         )
+        async for page in pages:
+            version = page.version
+            if page.is_first:
+                fresh.clear()
+                went_back = version_number(version) < version_number(self._version)
+            for item in page.items:
+                fresh.add(key_of(item))
+                current = self.store.get(key_of(item))
+                if went_back or current is None or version_of(item) >= version_of(current):
+                    self._put(item)
         listed = version_number(version)
-        went_back = listed < version_number(self._version)
-        fresh = {key_of(item) for item in items}
         for key in [key for key in self.store.sorted_keys() if key not in fresh]:
-            current = self.store.get(key)
-            ours_is_newer = key in self._ahead and current is not None and version_of(current) > listed
-            if went_back or not ours_is_newer:
+            if went_back or not (key in self._ahead and self._is_ahead_of(key, listed)):
                 self._remove(key)
-        for item in items:
-            current = self.store.get(key_of(item))
-            if went_back or current is None or version_of(item) >= version_of(current):
-                self._put(item)
         self._ahead = {key for key in self._ahead if self._is_ahead_of(key, listed)}
         self._version = version
         self._needs_list = False
@@ -219,13 +229,14 @@ class Cache:
         self._short_attempts = 0
         key = key_of(obj)
         current = self.store.get(key)
-        if current is not None and version_of(current) > version_of(obj):
+        ahead = 0 if current is None else version_of(current) - version_of(obj)
+        if current is not None and ahead > 0:
             return  # Our own write is newer; its event is still to come.
         self._ahead.discard(key)
         if event.type == "DELETED":
             self._remove(key)
-        else:
-            self._put(obj)
+        elif current is None or ahead:
+            self._put(obj)  # At the same version it is what is there: the event of our own write.
 
     def _put(self, obj: Manifest) -> None:
         if self._trim is not None:
@@ -267,7 +278,7 @@ class CacheReader:
         """The cache that holds, or would hold, the object; None when the resource is not cached as a whole."""
         caches = self._caches.get(resource, [])
         for cache in caches:
-            if cache.store.get(key) is not None:
+            if key in cache.store:
                 return cache
         return caches[0] if caches and caches[0].is_whole else None
 

@@ -54,6 +54,16 @@ class Response:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list."""
+
+    items: list[Manifest]
+    version: str
+    """The resourceVersion of the whole list."""
+    is_first: bool
+
+
 class Stream:
     """An answer that is still arriving: `async for chunk in stream`."""
 
@@ -128,6 +138,30 @@ class Client:
     ) -> tuple[list[Manifest], str]:
         """All objects, with apiVersion and kind, and the collection's resourceVersion (read page by page)."""
         items: list[Manifest] = []
+        version = ""
+        async for page in self.pages(
+            resource,
+            namespace,
+            label_selector=label_selector,
+            field_selector=field_selector,
+            page_size=page_size,
+            metadata_only=metadata_only,
+        ):
+            items = page.items if page.is_first else items + page.items
+            version = page.version
+        return items, version
+
+    async def pages(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        page_size: int = 500,
+        metadata_only: bool = False,
+    ) -> AsyncIterator[Page]:
+        """The same, one page after the other. After a second `is_first`, what came before does not count."""
         token, size = "", page_size
         while True:
             page_request = requests.list_page(
@@ -140,18 +174,18 @@ class Client:
                 metadata_only=metadata_only,
             )
             try:
-                page = await self._object(page_request)
+                answer = await self._object(page_request)
             except Gone:
                 if not token:
                     raise
                 # The pages took longer than the server keeps history: once more, in one piece.
-                items, token, size = [], "", 0
+                token, size = "", 0
                 continue
-            items += items_of(resource, page)
-            meta = page.get("metadata") or {}
+            meta = answer.get("metadata") or {}
+            yield Page(items_of(resource, answer), meta.get("resourceVersion", ""), is_first=not token)
             token = meta.get("continue", "")
             if not token:
-                return items, meta.get("resourceVersion", "")
+                return
 
     async def create(
         self,

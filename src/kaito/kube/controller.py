@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,7 +140,7 @@ class Loop:
             listener = self._listener(wakes[cache])
             cache.subscribe(listener, recovered=self._queue.flush)
             self._subscriptions.append(_Subscription(cache, listener))
-            for obj in cache.store.select():
+            for obj in cache.store.objects():
                 listener(None, obj)
         if self.controller.outside is not None:
             self._unsubscribe = self.controller.outside.subscribe(self._queue.add)
@@ -271,8 +271,17 @@ def _own_key(obj: Manifest) -> Iterable[Key]:
 class Manager:
     """Runs controllers against one server. `run()` until cancelled; controllers may come and go meanwhile."""
 
-    def __init__(self, client: Client, controllers: Sequence[AnyController], *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        controllers: Sequence[AnyController],
+        *,
+        clock: Clock | None = None,
+        packed: Collection[Resource] = (),
+    ) -> None:
+        """`packed`: what there are many of, and is looked at one by one (`kaito.kube.packed`)."""
         self._client = client
+        self._packed = packed
         self._clock = clock or RealClock()
         self._caches: dict[Source, Cache] = {}
         self._cache_tasks: dict[Source, asyncio.Task[None]] = {}
@@ -319,10 +328,6 @@ class Manager:
     def unsynced(self) -> list[str]:
         """The plurals of what has no first list yet."""
         return sorted({cache.resource.plural for cache in self._caches.values() if not cache.synced.is_set()})
-
-    def objects(self, resource: Resource) -> list[Manifest]:
-        """What the cache of the resource holds, if there is one. Shared: never to be changed."""
-        return [obj for source, cache in self._caches.items() if source[0] == resource for obj in cache.store.select()]
 
     def listen(self, resource: Resource, listener: Callable[[Manifest | None, Manifest | None], None]) -> None:
         """Tell the listener of every change of an object of the resource."""
@@ -379,6 +384,7 @@ class Manager:
                 trim=only(keeps) if keeps else None,
                 clock=self._clock,
                 optional=optional,
+                packed=resource in self._packed,
             )
             self._caches[source] = cache
         cache.optional = cache.optional and optional

@@ -9,12 +9,14 @@ Which object is newer is decided by resourceVersion, which Kubernetes defines as
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import msgspec
 
 from kaito.kube.manifest import Key, Manifest, controller_of, has_labels, key_of, labels_of
+from kaito.kube.packed import Packed
 
 _FIELD_SETS_MAX = 1024
 FieldSet = dict[str, Any]
@@ -44,121 +46,189 @@ def applied_by(managed: Iterable[Manifest], manager: str, subresource: str = "")
     return None
 
 
+class Index:
+    """The keys of objects by something that they hold. It is filled when it is first asked, and kept up from then on:
+    most stores are asked for one or two of the ways to find an object."""
+
+    def __init__(self, entries: Callable[[Manifest], Iterable[Any]]) -> None:
+        self._entries = entries
+        self._keys: dict[Any, Key | set[Key]] | None = None
+        """A set for each of a hundred thousand objects with an owner of their own takes more than the objects."""
+
+    def find(self, entry: Any, objects: Callable[[], Iterable[tuple[Key, Manifest]]]) -> Collection[Key]:
+        """The keys of the objects that hold it; `objects`: all there are."""
+        if self._keys is None:
+            self._keys = {}
+            for key, obj in objects():
+                self.add(key, obj)
+        found = self._keys.get(entry, ())
+        return (found,) if isinstance(found, Key) else found
+
+    def add(self, key: Key, obj: Manifest) -> None:
+        """An object is there."""
+        if self._keys is None:
+            return
+        for entry in self._entries(obj):
+            there = self._keys.setdefault(entry, key)
+            if isinstance(there, set):
+                there.add(key)
+            elif there != key:
+                self._keys[entry] = {there, key}
+
+    def discard(self, key: Key, obj: Manifest) -> None:
+        """An object, as it was added, is gone."""
+        if self._keys is None:
+            return
+        for entry in self._entries(obj):
+            there = self._keys.get(entry)
+            if isinstance(there, set):
+                there.discard(key)
+            if not there or there == key:
+                self._keys.pop(entry, None)
+
+
+Held = tuple[Manifest, list[tuple[str, str, FieldSet]]]
+"""An object, and what our field managers applied to it: manager, subresource, fields."""
+
+
 class Store:
     """Objects by key. What it returns is shared: never change it."""
 
-    def __init__(self, managers: Iterable[str] = ()) -> None:
+    def __init__(self, managers: Iterable[str] = (), *, packed: bool = False) -> None:
+        """`packed`: for many objects that are looked at one by one (`kaito.kube.packed`)."""
         self.managers = set(managers)
         """The field managers whose applied field sets are kept."""
-        self._objects: dict[Key, Manifest] = {}
-        self._applied: dict[Key, dict[tuple[str, str], FieldSet]] = {}
-        self._field_sets: dict[bytes, FieldSet] = {}
-        """Those in `_applied` by their content: objects that one controller makes own the same fields."""
-        self._by_namespace: dict[str, set[Key]] = {}
-        self._by_owner: dict[str, set[Key]] = {}
-        self._by_label: dict[tuple[str, str], set[Key]] = {}
-        self._by_subject: dict[tuple[str, Key], set[Key]] = {}
-        self._by_node: dict[str, set[Key]] = {}
+        self._held: MutableMapping[Key, Held] = Packed() if packed else {}
+        self._field_sets: dict[bytes, FieldSet] | None = None if packed else {}
+        """Those that were applied, by their content: objects that one controller makes own the same fields."""
+        self._by_namespace = Index(lambda obj: (key_of(obj).namespace,))
+        self._by_owner = Index(_owner)
+        self._by_subject = Index(_subject)
+        self._by_node = Index(_node)
+        self._by_label: dict[str, Index] = {}
         self._sorted: list[Key] | None = None
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return len(self._held)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._held
 
     def get(self, key: Key) -> Manifest | None:
         """The object, or None."""
-        return self._objects.get(key)
+        return self._held[key][0] if key in self._held else None
 
     def sorted_keys(self) -> list[Key]:
         """All keys, in order."""
         if self._sorted is None:
-            self._sorted = sorted(self._objects)
+            self._sorted = sorted(self._held)
         return self._sorted
+
+    def objects(self) -> Iterator[Manifest]:
+        """All objects, one after the other, in the order of their keys; the store may change meanwhile."""
+        for key in self.sorted_keys():
+            if key in self._held:
+                yield self._held[key][0]
 
     def select(self, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> list[Manifest]:
         """The objects in a namespace (all, if None) that carry the labels, in the order of their keys."""
-        if namespace is None and not labels:
-            return [self._objects[key] for key in self.sorted_keys()]
-        candidates = [self._by_label.get(item, set()) for item in (labels or {}).items()]
-        if namespace is not None:
-            candidates.append(self._by_namespace.get(namespace, set()))
-        smallest = min(candidates, key=len)
-        found = (self._objects[key] for key in sorted(smallest) if namespace is None or key.namespace == namespace)
+        if labels:
+            smallest = min((self._find(self._label_index(name), value) for name, value in labels.items()), key=len)
+        elif namespace is not None:
+            smallest = self._find(self._by_namespace, namespace)
+        else:
+            return list(self.objects())
+        found = (self._held[key][0] for key in sorted(smallest) if namespace is None or key.namespace == namespace)
         return [obj for obj in found if has_labels(obj, labels or {})]
 
     def owned_by(self, uid: str) -> list[Manifest]:
         """The objects whose controlling owner has the uid, in the order of their keys."""
-        return [self._objects[key] for key in sorted(self._by_owner.get(uid, ()))]
+        return self._all(self._find(self._by_owner, uid))
 
     def about(self, kind: str, key: Key) -> list[Manifest]:
         """The objects (Events) whose `involvedObject` is of this kind and name, in the order of their keys."""
-        return [self._objects[found] for found in sorted(self._by_subject.get((kind, key), ()))]
+        return self._all(self._find(self._by_subject, (kind, key)))
 
     def on_node(self, name: str) -> list[Manifest]:
         """The objects (pods) that are bound to the node, in the order of their keys."""
-        return [self._objects[key] for key in sorted(self._by_node.get(name, ()))]
+        return self._all(self._find(self._by_node, name))
 
     def applied(self, key: Key, manager: str, subresource: str = "") -> FieldSet | None:
         """The fields that the manager owns by server-side apply; None when it never applied."""
-        return self._applied.get(key, {}).get((manager, subresource))
+        applied = self._held[key][1] if key in self._held else ()
+        return next((fields for *who, fields in applied if who == [manager, subresource]), None)
 
     def put(self, obj: Manifest) -> Manifest | None:
         """Keep the object (it is changed: managedFields go) in place of the one that is returned."""
-        key = key_of(obj)
-        self._keep_applied(key, obj["metadata"].pop("managedFields", None) or ())
-        old = self._objects.get(key)
-        if old is not None:
-            self._unindex(key, old)
-        else:
+        key = _interned(key_of(obj))
+        applied = self._applied_by_ours(obj["metadata"].pop("managedFields", None) or ())
+        old = self.get(key)
+        if old is None:
             self._sorted = None
-        self._objects[key] = obj
-        for index, entry in self._entries(obj):
-            index.setdefault(entry, set()).add(key)
+        self._held[key] = (obj, applied)
+        for index in self._indexes():
+            if old is not None:
+                index.discard(key, old)
+            index.add(key, obj)
         return old
 
     def remove(self, key: Key) -> Manifest | None:
         """Forget the object; it is returned if it was there."""
-        old = self._objects.pop(key, None)
+        old = self.get(key)
         if old is not None:
-            self._unindex(key, old)
-            self._applied.pop(key, None)
+            del self._held[key]
             self._sorted = None
+            for index in self._indexes():
+                index.discard(key, old)
         return old
 
-    def _keep_applied(self, key: Key, managed: Iterable[Manifest]) -> None:
-        ours = {
-            (entry["manager"], entry.get("subresource", "")): self._shared(entry.get("fieldsV1") or {})
+    def _applied_by_ours(self, managed: Iterable[Manifest]) -> list[tuple[str, str, FieldSet]]:
+        return [
+            (entry["manager"], entry.get("subresource", ""), self._shared(entry.get("fieldsV1") or {}))
             for entry in managed
             if entry.get("operation") == "Apply" and entry.get("manager") in self.managers
-        }
-        if ours:
-            self._applied[key] = ours
-        else:
-            self._applied.pop(key, None)
+        ]
 
     def _shared(self, fields: FieldSet) -> FieldSet:
+        if self._field_sets is None:
+            return fields
         if len(self._field_sets) >= _FIELD_SETS_MAX:
             self._field_sets.clear()
         return self._field_sets.setdefault(msgspec.json.encode(fields), fields)
 
-    def _entries(self, obj: Manifest) -> Iterable[tuple[dict[Any, set[Key]], Any]]:
-        yield self._by_namespace, key_of(obj).namespace
-        owner = controller_of(obj)
-        if owner is not None:
-            yield self._by_owner, owner["uid"]
-        for item in labels_of(obj).items():
-            yield self._by_label, item
-        node = (obj.get("spec") or {}).get("nodeName")
-        if node:
-            yield self._by_node, node
-        subject = obj.get("involvedObject")
-        if subject:
-            name = Key(subject.get("namespace") or "", subject.get("name") or "")
-            yield self._by_subject, (subject.get("kind") or "", name)
+    def _all(self, keys: Collection[Key]) -> list[Manifest]:
+        return [self._held[key][0] for key in sorted(keys)]
 
-    def _unindex(self, key: Key, obj: Manifest) -> None:
-        for index, entry in self._entries(obj):
-            keys = index.get(entry)
-            if keys is not None:
-                keys.discard(key)
-                if not keys:
-                    del index[entry]
+    def _find(self, index: Index, entry: Any) -> Collection[Key]:
+        return index.find(entry, lambda: ((key, held[0]) for key, held in self._held.items()))
+
+    def _label_index(self, name: str) -> Index:
+        if name not in self._by_label:
+            self._by_label[name] = Index(lambda obj: filter(None, (labels_of(obj).get(name),)))
+        return self._by_label[name]
+
+    def _indexes(self) -> Iterable[Index]:
+        return (self._by_namespace, self._by_owner, self._by_subject, self._by_node, *self._by_label.values())
+
+
+def _interned(key: Key) -> Key:
+    """The key with its namespace's one and only text."""
+    return Key(sys.intern(key.namespace), key.name)
+
+
+def _owner(obj: Manifest) -> Iterable[str]:
+    owner = controller_of(obj)
+    return () if owner is None else (owner["uid"],)
+
+
+def _node(obj: Manifest) -> Iterable[str]:
+    name = (obj.get("spec") or {}).get("nodeName")
+    return (name,) if name else ()
+
+
+def _subject(obj: Manifest) -> Iterable[tuple[str, Key]]:
+    subject = obj.get("involvedObject")
+    if not subject:
+        return ()
+    name = Key(subject.get("namespace") or "", subject.get("name") or "")
+    return ((subject.get("kind") or "", name),)

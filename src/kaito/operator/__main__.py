@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for note in asked.notes:
         logging.getLogger(__name__).warning("%s", note)
     gc.set_threshold(*COLLECT_AT)
+    gc.freeze()  # what is loaded stays until the end
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
             runner.run(_until_told(settings, config))

@@ -26,7 +26,7 @@ from kaito.kube.controller import Manager
 from kaito.kube.errors import ApiError, Unavailable
 from kaito.kube.lease import Election, LeaseTimes
 from kaito.kube.manifest import is_true
-from kaito.kube.resource import CUSTOM_RESOURCE_DEFINITIONS
+from kaito.kube.resource import CUSTOM_RESOURCE_DEFINITIONS, NODES
 from kaito.operator import hooks, monitoring
 from kaito.operator.authority import UnusableAuthority
 from kaito.operator.facts import model_lookup
@@ -73,7 +73,9 @@ async def _run(settings: Settings, client: Client, server: str, *, clock: Clock,
     servers = PodLogs(client, latest_result, tail_lines=BENCHMARK_LINES, rounds=1, patience=4)
     heard = Heard(tunings.said, servers.said)
     controller = workspace_controller(settings, _equipped(settings), lookup, heard)
-    manager = Manager(client, [controller], clock=clock)
+    # Every Workspace has some of each of these, and a plan reads those of one; nodes may be gone through as a whole.
+    packed = {controller.resource, *(watch.resource for watch in controller.watches)} - {NODES}
+    manager = Manager(client, [controller], clock=clock, packed=packed)
     election = _election(settings, client, clock)
     metrics = Metrics(manager, election, LEASE)
     readiness = monitoring.Readiness()

@@ -20,7 +20,7 @@ from kaito.api import names
 from kaito.api.meta import WORKSPACES
 from kaito.kube.controller import Histogram, Manager, Stats
 from kaito.kube.lease import Election
-from kaito.kube.manifest import Manifest, condition_of, is_deleting
+from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, key_of
 from kaito.operator.workspace.standing import bytes_of, seconds_of
 from kaito.operator.workspace.timeline import durations
 
@@ -32,32 +32,51 @@ Series = Iterable[tuple[str, str, str, Iterable[str]]]
 
 
 class Metrics:
-    """Renders the figures of one operator; remembers only how long Workspaces took."""
+    """Renders the figures of one operator. Keeps count of the Workspaces as they change: to go through all of them for
+    each scrape would hold everything else up."""
 
     def __init__(self, manager: Manager, election: Election | None, lease: str) -> None:
         self._manager = manager
         self._election = election
         self._lease = lease
-        self._phases = {step: Histogram(PHASE_BUCKETS_S) for step in names.TIMELINE_STEPS}
+        self._steps = {step: Histogram(PHASE_BUCKETS_S) for step in names.TIMELINE_STEPS}
+        self._phases, self._presets = Counter[str](), Counter[str]()
+        self._tunings: dict[Key, Manifest] = {}
+        """`status.tuning` of each Workspace that has one."""
         self._started = time.time()
         manager.listen(WORKSPACES, self._seen)
 
     def _seen(self, before: Manifest | None, after: Manifest | None) -> None:
+        if before is not None:
+            self._count(before, -1)
+            self._tunings.pop(key_of(before), None)
+        if after is not None:
+            self._count(after, 1)
+            if figures := (after.get("status") or {}).get("tuning"):
+                self._tunings[key_of(after)] = figures
+        if before is not None and after is not None:
+            self._count_steps(before, after)
+
+    def _count(self, workspace: Manifest, how_many: int) -> None:
+        self._phases[phase_of(workspace)] += how_many
+        preset = ((workspace.get("inference") or workspace.get("tuning") or {}).get("preset") or {}).get("name")
+        if preset:
+            self._presets[str(preset)] += how_many
+
+    def _count_steps(self, before: Manifest, after: Manifest) -> None:
         """Count the steps that a Workspace has just finished; those of before our time were counted then."""
-        if before is None or after is None:
-            return
         known = durations(before)
         for step, seconds in durations(after).items():
-            if step not in known and step in self._phases:
-                self._phases[step].add(seconds)
+            if step not in known and step in self._steps:
+                self._steps[step].add(seconds)
 
     def exposition(self) -> str:
         """Everything, in Prometheus' text format."""
-        workspaces = self._manager.objects(WORKSPACES) if self._counts else []
-        parts = [*_loops(self._manager.stats), *self._leadership(), *_workspaces(workspaces)]
-        parts += [*_tunings(workspaces), *self._steps()]
+        counted = (self._phases, self._presets, self._tunings) if self._counts else (Counter(), Counter(), {})
+        phases, presets, tunings = counted
+        parts = [*_loops(self._manager.stats), *self._leadership(), *_workspaces(phases, presets), *_tuned(tunings)]
         lines = []
-        for name, type_, help_, series in [*parts, *_process(self._started)]:
+        for name, type_, help_, series in [*parts, *self._timeline(), *_process(self._started)]:
             lines += [f"# HELP {name} {help_}", f"# TYPE {name} {type_}", *series]
         return "\n".join(lines) + "\n"
 
@@ -69,8 +88,8 @@ class Metrics:
         held = f'leader_election_master_status{{name="{self._lease}"}} {int(self._counts)}'
         yield "leader_election_master_status", "gauge", "Whether this replica leads.", [held]
 
-    def _steps(self) -> Series:
-        lines = [line for step, counts in self._phases.items() for line in _histogram(_STEP, f'step="{step}"', counts)]
+    def _timeline(self) -> Series:
+        lines = [line for step, counts in self._steps.items() for line in _histogram(_STEP, f'step="{step}"', counts)]
         yield _STEP, "histogram", "Seconds from the creation of a Workspace until a step of its timeline.", lines
 
 
@@ -104,18 +123,14 @@ def _loops(stats: Mapping[str, Stats]) -> Series:
     yield name, "counter", "Seconds that objects have waited to be reconciled.", each(name, "wait_s")
 
 
-def _workspaces(workspaces: Iterable[Manifest]) -> Series:
-    phases, presets = Counter(dict.fromkeys(PHASES, 0)), Counter[str]()
-    for workspace in workspaces:
-        phases[phase_of(workspace)] += 1
-        preset = ((workspace.get("inference") or workspace.get("tuning") or {}).get("preset") or {}).get("name")
-        if preset:
-            presets[str(preset)] += 1
+def _workspaces(phases: Mapping[str, int], presets: Mapping[str, int]) -> Series:
     name = "kaito_workspace_count"
-    yield name, "gauge", "Workspaces by phase.", [f'{name}{{phase="{phase}"}} {phases[phase]}' for phase in PHASES]
+    lines = [f'{name}{{phase="{phase}"}} {phases.get(phase, 0)}' for phase in PHASES]
+    yield name, "gauge", "Workspaces by phase.", lines
     name = "kaito_workspace_preset_count"
-    counted = [f'{name}{{preset_name="{_escaped(preset)}"}} {count}' for preset, count in sorted(presets.items())]
-    yield name, "gauge", "Workspaces by the preset that they name.", counted
+    named = ((preset, count) for preset, count in sorted(presets.items()) if count)
+    lines = [f'{name}{{preset_name="{_escaped(preset)}"}} {count}' for preset, count in named]
+    yield name, "gauge", "Workspaces by the preset that they name.", lines
 
 
 _TUNING: Mapping[str, tuple[str, str, Callable[[Any], float]]] = {
@@ -131,12 +146,8 @@ _TUNING: Mapping[str, tuple[str, str, Callable[[Any], float]]] = {
 """What `status.tuning` has of each field, as a metric: the end of its name, its help, and the number in the field."""
 
 
-def _tunings(workspaces: Iterable[Manifest]) -> Series:
-    tuned = [
-        (f'namespace="{workspace["metadata"]["namespace"]}",workspace="{workspace["metadata"]["name"]}"', figures)
-        for workspace in workspaces
-        if (figures := (workspace.get("status") or {}).get("tuning"))
-    ]
+def _tuned(tunings: Mapping[Key, Manifest]) -> Series:
+    tuned = [(f'namespace="{key.namespace}",workspace="{key.name}"', tunings[key]) for key in sorted(tunings)]
     for field, (name, help_, number) in _TUNING.items():
         metric = f"kaito_tuning_{name}"
         lines = [f"{metric}{{{labels}}} {number(figures[field]):g}" for labels, figures in tuned if field in figures]

@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     gc.set_threshold(*COLLECT_AT)
+    gc.freeze()  # what is loaded stays until the end
     try:
         asyncio.run(_until_told(settings, config))
     except (CannotStart, LostLeadership, ApiError) as error:

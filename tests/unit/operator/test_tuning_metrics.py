@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -18,16 +19,42 @@ from kaito.operator.metrics import Metrics
 from kaito.operator.workspace.standing import duration, seconds_of, tuning_status
 from tests.builders import workspace
 
+Listener = Callable[[Manifest | None, Manifest | None], None]
 
-class Knowing(Manager):
-    """A manager that knows these Workspaces."""
 
-    def __init__(self, *workspaces: Manifest) -> None:
+class Telling(Manager):
+    """A manager that tells of Workspaces as a test says."""
+
+    def __init__(self) -> None:
         super().__init__(Client(ClusterConfig("http://127.0.0.1:1")), [])
-        self.workspaces = list(workspaces)
+        self.tell: Listener = lambda before, after: None
 
-    def objects(self, resource: Resource) -> list[Manifest]:
-        return self.workspaces
+    def listen(self, resource: Resource, listener: Listener) -> None:
+        self.tell = listener
+
+
+def gauges(metrics: Metrics) -> dict[str, float]:
+    """What is said of Workspaces, without the zeros."""
+    lines = re.findall(r"^(kaito_\w+{\S+}) (\S+)$", metrics.exposition(), re.MULTILINE)
+    return {name: float(value) for name, value in lines if float(value)}
+
+
+def test_workspaces_are_counted_as_they_come_change_and_go() -> None:
+    manager = Telling()
+    metrics = Metrics(manager, None, "lease")
+    first, second = workspace("first"), workspace("second", inference={"preset": {"name": "phi-4"}})
+    done = {**first, "status": {"conditions": [{"type": "WorkspaceSucceeded", "status": "True"}]}}
+    for change in ((None, first), (None, second), (first, done)):
+        manager.tell(*change)
+    assert gauges(metrics) == {
+        'kaito_workspace_count{phase="pending"}': 1,
+        'kaito_workspace_count{phase="succeeded"}': 1,
+        'kaito_workspace_preset_count{preset_name="phi-3-mini-4k-instruct"}': 1,
+        'kaito_workspace_preset_count{preset_name="phi-4"}': 1,
+    }
+    manager.tell(done, None)
+    manager.tell(second, None)
+    assert gauges(metrics) == {}
 
 
 def test_each_figure_of_a_fine_tuning_is_a_gauge_of_its_workspace() -> None:
@@ -36,13 +63,19 @@ def test_each_figure_of_a_fine_tuning_is_a_gauge_of_its_workspace() -> None:
         gpu_memory_gib=2.5, rows=8,
     )  # fmt: skip
     tuned = {**workspace("taught"), "status": {"tuning": tuning_status(progress, None)}}
-    text = Metrics(Knowing(tuned, workspace("served")), None, "lease").exposition()
+    manager = Telling()
+    metrics = Metrics(manager, None, "lease")
+    for one in (tuned, workspace("served")):
+        manager.tell(None, one)
+    text = metrics.exposition()
     found = dict(re.findall(r'^kaito_tuning_(\w+){namespace="default",workspace="taught"} (\S+)$', text, re.MULTILINE))
     assert {name: float(value) for name, value in found.items()} == {
         "step": 3, "steps": 10, "loss": 1.25, "eval_loss": 1.5, "tokens_per_second": 210, "rows": 8,
         "eta_seconds": 3900, "gpu_memory_bytes": 2.68435e9,
     }  # fmt: skip
     assert 'workspace="served"' not in text
+    manager.tell(tuned, None)
+    assert "taught" not in metrics.exposition()
 
 
 @pytest.mark.parametrize("seconds", [0, 45, 200, 3900])

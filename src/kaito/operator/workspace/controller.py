@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from kaito.api.meta import WORKSPACES
-from kaito.api.names import WORKSPACE_LABEL
+from kaito.api.names import REVISION_NAME_LABEL, WORKSPACE_LABEL
 from kaito.kube.manifest import Key, Manifest, key_of, labels_of
 from kaito.kube.plan import Controller, Plan, Reader, Watch, owner_keys
 from kaito.kube.resource import (
@@ -153,7 +153,7 @@ def workspace_controller(
             Watch(JOBS, lambda obj: _named(obj, owner)),
             Watch(DEPLOYMENTS, owner),
             Watch(SERVICES, lambda obj: _named(obj, owner, headless_name(""))),
-            Watch(CONTROLLER_REVISIONS, owner),
+            Watch(CONTROLLER_REVISIONS, owner, label_selector=REVISION_NAME_LABEL),
             Watch(CONFIG_MAPS, config_map_keys),
             Watch(PODS, _pod_keys, label_selector=WORKSPACE_LABEL),
             Watch(NODES, interest.of_node),
