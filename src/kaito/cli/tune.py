@@ -23,6 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from kaito.api import datasets
+from kaito.api.contracts import TuneProgress
 from kaito.api.kinds import WORKSPACES
 from kaito.api.names import COMPLETION_INDEX_LABEL, PROGRESS_MARK, WORKSPACE_LABEL
 from kaito.cli import connect, settings
@@ -32,6 +33,7 @@ from kaito.cli.plot import MARK, Point, plot
 from kaito.kube.client import Client
 from kaito.kube.manifest import Manifest, labels_of
 from kaito.kube.resource import PODS
+from kaito.operator.workspace.standing import tuning_status
 
 LOOK_AGAIN_S = 1.0
 CURVE_WIDTH = 60
@@ -48,9 +50,12 @@ def check(
     *,
     config: Annotated[Path | None, typer.Option(help="A training_config.yaml.")] = None,
     method: Annotated[str, typer.Option(help="The method that the configuration is for: lora, qlora, full.")] = "lora",
-    model: Annotated[Path | None, typer.Option(help="A model's folder, to count tokens.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A model's folder, to count tokens and to estimate memory and time.")
+    ] = None,
 ) -> None:
-    """Say what a fine-tuning would find in a data set: schema, rows, rows that cannot be used, tokens."""
+    """Say what a fine-tuning would find in a data set: schema, rows, rows that cannot be used; with a model also
+    tokens, and about what memory and time it would take."""
     place = of_hub(data) or data
     if not datasets.is_dataset(place) and not Path(place).exists():
         raise UserError(f"{data} does not exist.", "Name a file or a folder, or a data set of a hub as org/name.")
@@ -60,7 +65,8 @@ def check(
     given = {"--config": config, "--method": method, "--model": model}
     options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     kept = ["--keep", str(settings.read().cache_dir / "datasets")]
-    argv = [sys.executable, "-m", "kaito.runtime.tune.preview", place, *kept, *options]
+    module = f"kaito.runtime.tune.{'preview' if model is None else 'costs'}"
+    argv = [sys.executable, "-m", module, place, *kept, *options]
     done = subprocess.run(argv, check=False, stderr=subprocess.PIPE, text=True)
     if MISSING in done.stderr:
         raise UserError(f"Packages are missing: {done.stderr.strip().splitlines()[-1]}", "pip install 'kaito[tune]'")
@@ -138,6 +144,8 @@ def shown(workspace: Manifest, lines: Sequence[Told]) -> RenderableType:
     status = workspace.get("status") or {}
     figures, state = status.get("tuning") or {}, status.get("state") or "Pending"
     latest = lines[-1] if lines and state not in OVER else {}
+    if latest:
+        figures = {**figures, **(tuning_status(TuneProgress.model_validate(latest), None) or {})}
     step = latest.get("step", figures.get("step")) or 0
     steps = latest.get("steps", figures.get("totalSteps")) or 0
     name = workspace["metadata"]["name"]
