@@ -23,7 +23,6 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from kaito.api import datasets
-from kaito.api.contracts import TuneProgress
 from kaito.api.kinds import WORKSPACES
 from kaito.api.names import COMPLETION_INDEX_LABEL, PROGRESS_MARK, WORKSPACE_LABEL
 from kaito.cli import connect, settings
@@ -33,7 +32,6 @@ from kaito.cli.plot import MARK, Point, plot
 from kaito.kube.client import Client
 from kaito.kube.manifest import Manifest, labels_of
 from kaito.kube.resource import PODS
-from kaito.operator.workspace.standing import tuning_status
 
 LOOK_AGAIN_S = 1.0
 CURVE_WIDTH = 60
@@ -144,8 +142,8 @@ def shown(workspace: Manifest, lines: Sequence[Told]) -> RenderableType:
     status = workspace.get("status") or {}
     figures, state = status.get("tuning") or {}, status.get("state") or "Pending"
     latest = lines[-1] if lines and state not in OVER else {}
-    if latest:
-        figures = {**figures, **(tuning_status(TuneProgress.model_validate(latest), None) or {})}
+    newer = ((name, form, latest.get(key)) for name, (key, form) in TICKING.items())
+    figures = {**figures, **{name: form.format(value) for name, form, value in newer if value is not None}}
     step = latest.get("step", figures.get("step")) or 0
     steps = latest.get("steps", figures.get("totalSteps")) or 0
     name = workspace["metadata"]["name"]
@@ -166,6 +164,9 @@ def shown(workspace: Manifest, lines: Sequence[Told]) -> RenderableType:
     return Group(*parts)
 
 
+TICKING = {"loss": ("loss", "{:.4f}"), "evalLoss": ("eval_loss", "{:.4f}"),
+           "tokensPerSecond": ("tokens_per_second", "{:.0f}")}  # fmt: skip
+"""Figures of the status that the log has newer: what they are called there, and how they are written."""
 FIGURES = ("loss", "evalLoss", "tokensPerSecond", "eta", "gpuMemory", "rows", "note", "image", "digest")
 
 
