@@ -109,7 +109,7 @@ def answers_in(data: bytes, *, to_head: bool = False) -> list[Answer]:
 def server() -> Server:
     """The engine's server over an empty store; the administrator's token is `admin`."""
     api, clock = Api(), RealClock()
-    authenticator = Authenticator("admin", b"key", account_uid=lambda namespace, name: None)
+    authenticator = Authenticator("admin", b"key", uid_of=lambda plural, namespace, name: None)
     authorizer, pods, deletion = Authorizer(api.registry), PodAccess(api.registry, clock), Deletion(api.registry)
     return Server(
         api.store,
