@@ -52,10 +52,10 @@ class Registry:
         if not kind.is_custom and not kind.is_converted:
             return record.value
         key = (kind.version, self.kinds.generation)
-        shown: bytes | None = record.cache.get(key)
+        shown: bytes | None = record.known(key)
         if shown is None:
             shown = encode(self.strategies.of(kind).shown(decode(record.value)), kind)
-            record.cache[key] = shown
+            record.remember(key, shown)
         return shown
 
     async def ready(self, kind: Kind, records: Iterable[Record], *, anew: bool = False) -> None:
@@ -318,7 +318,7 @@ class Registry:
             await self.ready(kind, (record,))
         elif kind.is_custom:
             # It was defaulted and pruned by this very schema on its way here.
-            record.cache[kind.version, self.kinds.generation] = record.value
+            record.remember((kind.version, self.kinds.generation), record.value)
         ctx.written = self.view(record, kind)
         return stored if stored_kind is kind and not ctx.is_mutated else decode(ctx.written)
 
