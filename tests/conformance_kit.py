@@ -22,6 +22,8 @@ API_AT_LEAST = 98.0
 KUBECTL_AT_LEAST = 96.0
 NETWORK = "10.96.0.0/16"
 """The kit knows a cluster address by its 10."""
+ENGINE = ("--no-node", "--service-network", NETWORK, "--disable-admission-plugins", "ServiceAccount")
+"""As the recorded server ran: without the admission plugin that gives pods a token."""
 
 
 def main() -> int:
@@ -29,7 +31,7 @@ def main() -> int:
     kit = Path(sys.argv[1]).resolve()
     with (
         tempfile.TemporaryDirectory() as folder,
-        EngineProcess(Path(folder), "--no-node", "--service-network", NETWORK) as engine,
+        EngineProcess(Path(folder), *ENGINE) as engine,
     ):
         config = yaml.safe_load(engine.kubeconfig.read_text())
         token = config["users"][0]["user"]["token"]

@@ -119,12 +119,3 @@ spec:
             properties:
               width: {type: integer, description: How wide it is.}
 """
-
-
-def test_debugging_says_what_is_not_there(engine: ApiServer) -> None:
-    pod = {"containers": [{"name": "c", "image": "app:1", "resources": {"requests": {"cpu": "1m"}}}]}
-    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "debugged"}, "spec": pod}
-    made = kubectl(engine, "create", "-f", "-", stdin=json.dumps(manifest))
-    assert made.returncode == 0, made.stderr
-    done = kubectl(engine, "debug", "debugged", "--image=busybox", "-it=false", "--profile=general")
-    assert "ephemeral containers are disabled for this cluster" in done.stderr

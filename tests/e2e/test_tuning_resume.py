@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""No work is lost: a training that is killed again and again ends where one ends that is not.
+"""No work is lost: a training that is killed again and again, at steps and moments that dice choose, ends where one
+ends that is not.
 
 How often is KAITO_TUNING_KILLS.
 """
@@ -22,8 +23,9 @@ training_config:
   LoraConfig: {r: 4, lora_alpha: 8, lora_dropout: 0.1}
   TrainingArguments:
     per_device_train_batch_size: 2
-    max_length: 16
-    max_steps: 24
+    max_length: 32
+    packing: true
+    max_steps: 32
     warmup_steps: 2
     learning_rate: 1e-3
     eval_strategy: "no"
@@ -33,7 +35,7 @@ training_config:
 
 def test_sudden_ends_change_nothing(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    rows = [{"text": f"Stone {n} is {'blue' if n % 3 else 'red'}, and so on."} for n in range(40)]
+    rows = [{"text": f"Stone {n} is {'blue' if n % 3 else 'red'}, and so on."} for n in range(60)]
     (tmp_path / "data" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "training.yaml").write_text(CONFIG)
     model = cache / "kaito" / "models" / "kaito" / "demo-phi-3"
@@ -41,5 +43,7 @@ def test_sudden_ends_change_nothing(cache: Path, tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
-    assert told["killed"] == int(KILLS)
+    assert len(told["killed"]) == int(KILLS)
+    assert len(set(told["killed"])) > int(KILLS) // 3, "at many steps, and while it begins"
     assert told["broken"] == pytest.approx(told["whole"], abs=1e-6)
+    assert told["is_same"], "the adapter is the same to the last bit"

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 from kaito.runtime.tune.checkpoints import checkpoints
-from kaito.runtime.tune.job import SENTINEL, Job, Summary, read, state_dir
+from kaito.runtime.tune.job import Job, Summary, read, state_dir
 from kaito.runtime.tune.worker import main
 
-STEPS = 24
+STEPS = 32
 
 
 def job_of(folder: Path, model: str, name: str) -> Path:
@@ -38,8 +38,9 @@ def job_of(folder: Path, model: str, name: str) -> Path:
     return file
 
 
-def run(file: Path, kill_after: int | None, output: Path) -> bool:
-    """One run in a child; killed once it has reached so many checkpoints more, if asked. Whether it ended by itself."""
+def run(file: Path, kill_after: int | None, output: Path, within_s: float = 0.05) -> bool:
+    """One run in a child; killed, if asked, at some moment after it has written so many checkpoints more. Whether it
+    ended by itself."""
     before = len_of(output)
     child = os.fork()
     if child == 0:
@@ -49,7 +50,7 @@ def run(file: Path, kill_after: int | None, output: Path) -> bool:
         if ended:
             return True
         if len_of(output) >= before + kill_after:
-            time.sleep(random.random() * 0.05)
+            time.sleep(random.random() * within_s)
             os.kill(child, signal.SIGKILL)
             break
         time.sleep(0.001)
@@ -70,16 +71,20 @@ def losses(output: Path) -> tuple[float | None, float | None]:
 
 def compare(folder: Path, model: str, kills: int) -> None:
     torch.set_num_threads(1)
-    random.seed(7)
+    dice = random.Random(7)
     whole, broken = (job_of(folder, model, name) for name in ("whole", "broken"))
     assert run(whole, None, folder / "whole")
-    killed = 0
-    while not (folder / "broken" / SENTINEL).is_file():
-        if killed >= kills:
-            run(broken, None, folder / "broken")
-        else:
-            killed += not run(broken, 1, folder / "broken")
-    print(json.dumps({"killed": killed, "whole": losses(folder / "whole"), "broken": losses(folder / "broken")}))
+    reached: list[int] = []
+    while len(reached) < kills:
+        further = dice.choice((0, 1, 2, 2)) if len_of(folder / "broken") < STEPS - 6 else 0
+        # In the last steps only while it begins, which takes half a second: it must not end by itself before.
+        ended = run(broken, further, folder / "broken", 0.05 if further else 0.3)
+        assert not ended, "it is killed before it can end"
+        reached.append(len_of(folder / "broken"))
+    assert run(broken, None, folder / "broken")
+    adapters = [(folder / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "broken")]
+    print(json.dumps({"killed": reached, "whole": losses(folder / "whole"), "broken": losses(folder / "broken"),
+                      "is_same": adapters[0] == adapters[1]}))  # fmt: skip
     shutil.rmtree(folder / "broken")
 
 

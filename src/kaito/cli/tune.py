@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
@@ -27,12 +28,12 @@ from kaito.api.names import COMPLETION_INDEX_LABEL, PROGRESS_MARK, WORKSPACE_LAB
 from kaito.cli import connect, settings
 from kaito.cli.failure import UserError
 from kaito.cli.options import Kubeconfig, Namespace
+from kaito.cli.plot import MARK, Point, plot
 from kaito.kube.client import Client
 from kaito.kube.manifest import Manifest, labels_of
 from kaito.kube.resource import PODS
 
 LOOK_AGAIN_S = 1.0
-LEVELS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 60
 MISSING = "ModuleNotFoundError"
 OVER = ("Succeeded", "Failed")
@@ -47,9 +48,12 @@ def check(
     *,
     config: Annotated[Path | None, typer.Option(help="A training_config.yaml.")] = None,
     method: Annotated[str, typer.Option(help="The method that the configuration is for: lora, qlora, full.")] = "lora",
-    model: Annotated[Path | None, typer.Option(help="A model's folder, to count tokens.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A model's folder, to count tokens and to estimate memory and time.")
+    ] = None,
 ) -> None:
-    """Say what a fine-tuning would find in a data set: schema, rows, rows that cannot be used, tokens."""
+    """Say what a fine-tuning would find in a data set: schema, rows, rows that cannot be used; with a model also
+    tokens, and about what memory and time it would take."""
     place = of_hub(data) or data
     if not datasets.is_dataset(place) and not Path(place).exists():
         raise UserError(f"{data} does not exist.", "Name a file or a folder, or a data set of a hub as org/name.")
@@ -59,7 +63,8 @@ def check(
     given = {"--config": config, "--method": method, "--model": model}
     options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     kept = ["--keep", str(settings.read().cache_dir / "datasets")]
-    argv = [sys.executable, "-m", "kaito.runtime.tune.preview", place, *kept, *options]
+    module = f"kaito.runtime.tune.{'preview' if model is None else 'costs'}"
+    argv = [sys.executable, "-m", module, place, *kept, *options]
     done = subprocess.run(argv, check=False, stderr=subprocess.PIPE, text=True)
     if MISSING in done.stderr:
         raise UserError(f"Packages are missing: {done.stderr.strip().splitlines()[-1]}", "pip install 'kaito[tune]'")
@@ -137,30 +142,40 @@ def shown(workspace: Manifest, lines: Sequence[Told]) -> RenderableType:
     status = workspace.get("status") or {}
     figures, state = status.get("tuning") or {}, status.get("state") or "Pending"
     latest = lines[-1] if lines and state not in OVER else {}
+    newer = ((name, form, latest.get(key)) for name, (key, form) in TICKING.items())
+    figures = {**figures, **{name: form.format(value) for name, form, value in newer if value is not None}}
     step = latest.get("step", figures.get("step")) or 0
     steps = latest.get("steps", figures.get("totalSteps")) or 0
     name = workspace["metadata"]["name"]
     parts: list[RenderableType] = [Text(f"{name}: {state}, {latest.get('phase') or figures.get('phase') or 'waiting'}")]
     if steps:
-        parts.append(ProgressBar(total=steps, completed=step, width=CURVE_WIDTH))
+        # A bar does not end its line by itself; padding does.
+        parts.append(Padding(ProgressBar(total=steps, completed=step, width=CURVE_WIDTH), 0))
     named = {"step": f"{step}/{steps}" if steps else None, **{key: figures.get(key) for key in FIGURES}}
     parts.append(Text("  ".join(f"{key} {value}" for key, value in named.items() if value)))
-    losses = [float(line["loss"]) for line in lines if line.get("loss") is not None]
-    if len(losses) > 1:
-        parts.append(Text(f"loss {losses[0]:.3f} {curve(losses)} {losses[-1]:.3f}"))
+    trained, evaluated = (points(lines, key) for key in ("loss", "eval_loss"))
+    drawn = plot(trained, evaluated, width=CURVE_WIDTH)
+    if drawn:
+        marked = f"; {MARK}: on rows that are held back" if evaluated else ""
+        parts += [Text(f"loss{marked}", style="dim"), Text("\n".join(drawn))]
     failure = status.get("failure") or {}
     if state == "Failed" and failure:
         parts.append(Text(f"{failure.get('evidence', '')} {failure.get('nextStep', '')}", style="red"))
     return Group(*parts)
 
 
+TICKING = {"loss": ("loss", "{:.4f}"), "evalLoss": ("eval_loss", "{:.4f}"),
+           "tokensPerSecond": ("tokens_per_second", "{:.0f}")}  # fmt: skip
+"""Figures of the status that the log has newer: what they are called there, and how they are written."""
 FIGURES = ("loss", "evalLoss", "tokensPerSecond", "eta", "gpuMemory", "rows", "note", "image", "digest")
 
 
-def curve(losses: Sequence[float], width: int = CURVE_WIDTH) -> str:
-    """The losses as a line of blocks, at most so wide."""
-    count = min(width, len(losses))
-    picked = [losses[index * (len(losses) - 1) // max(1, count - 1)] for index in range(count)]
-    low, high = min(picked), max(picked)
-    span = (high - low) or 1.0
-    return "".join(LEVELS[round((loss - low) / span * (len(LEVELS) - 1))] for loss in picked)
+def points(lines: Sequence[Told], key: str) -> list[Point]:
+    """A figure by its step, each value that was told once; that of the evaluation where it changed."""
+    found: dict[int, float] = {}
+    for line in lines:
+        if line.get(key) is not None and line.get("step") is not None:
+            value = float(line[key])
+            if key == "loss" or value not in found.values():
+                found[int(line["step"])] = value
+    return sorted(found.items())

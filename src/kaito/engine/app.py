@@ -16,6 +16,7 @@ import os
 from collections.abc import Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from kaito.engine.access.auth import Authenticator
 from kaito.engine.access.rbac import Authorizer
@@ -123,14 +124,16 @@ class Engine:
         caller = Caller(service_resolver(registry))
         self._stack.push_async_callback(caller.close)
         registry.versions = Versions(kinds, registry.strategies, caller)
-        registry.admission = Admission(registry, Webhooks(registry, caller))
+        # Without controllers nobody gives a namespace the account and the certificate that its pods would wait for.
+        gives_tokens = self._settings.controllers and "ServiceAccount" not in self._settings.disabled_plugins
+        registry.admission = Admission(registry, Webhooks(registry, caller), gives_tokens=gives_tokens)
         deletion = Deletion(registry)
         definitions = Definitions(registry, deletion, clock)
         definitions.load()
         definitions.resume()
         authorizer = Authorizer(registry)
         authenticator = Authenticator(
-            credentials.token, credentials.signing_key, account_uid=lambda ns, name: _account_uid(registry, ns, name)
+            credentials.token, credentials.signing_key, uid_of=lambda *what: _uid_of(registry, *what)
         )
         resources = Resources(registry, deletion, clock)
         self._registry, self._pods = registry, PodAccess(registry, clock)
@@ -168,6 +171,7 @@ class Engine:
                 data_dir=settings.data_dir / "node",
                 images=_images(settings.images),
                 environment=self._environment,
+                api=(settings.host, urlsplit(self.url).port or 443),
                 clock=self._clock,
             )
             self._pods.backend = self.agent
@@ -237,6 +241,6 @@ def _images(path: Path | None) -> ImageMap:
     return built_in if path is None else ImageMap(read_images(path) + built_in.entries)
 
 
-def _account_uid(registry: Registry, namespace: str, name: str) -> str | None:
-    account = registry.object("", "serviceaccounts", name, namespace)
-    return None if account is None else str(account["metadata"]["uid"])
+def _uid_of(registry: Registry, plural: str, namespace: str, name: str) -> str | None:
+    found = registry.object("", plural, name, namespace)
+    return None if found is None else str(found["metadata"]["uid"])

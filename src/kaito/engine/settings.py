@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+ADMISSION_PLUGINS = ("ServiceAccount",)
+"""Those that can be switched off, by kube-apiserver's names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -30,6 +33,8 @@ class Settings:
     """Run a node agent, so that pods run here."""
     controllers: bool = True
     """Run the built-in controllers."""
+    disabled_plugins: tuple[str, ...] = ()
+    """Admission plugins that are not asked, of `ADMISSION_PLUGINS`."""
     service_network: str = ""
     """Addresses for Services; by default a share of 127.96.0.0/11 that follows from the data folder and the user."""
     durability: Literal["memory", "process", "power"] = "process"
@@ -52,6 +57,14 @@ def _network(text: str) -> str:
     return str(ipaddress.IPv4Network(text))
 
 
+def _plugins(text: str) -> tuple[str, ...]:
+    names = tuple(name for name in text.split(",") if name)
+    unknown = sorted(set(names) - set(ADMISSION_PLUGINS))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such plugin: {', '.join(unknown)}; there is {ADMISSION_PLUGINS[0]}")
+    return names
+
+
 def parse_settings(argv: Sequence[str]) -> Settings:
     """The settings that command line arguments mean. Exits with a usage message on bad ones."""
     parser = argparse.ArgumentParser(
@@ -64,6 +77,13 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     parser.add_argument("--images", type=Path, help="file that maps image names to local commands")
     parser.add_argument("--no-node", action="store_true", help="do not run pods here")
     parser.add_argument("--no-controllers", action="store_true", help="do not run the built-in controllers")
+    parser.add_argument(
+        "--disable-admission-plugins",
+        type=_plugins,
+        default=(),
+        metavar="NAMES",
+        help="what is not asked about new objects; ServiceAccount: pods get no token unless they ask for it",
+    )
     parser.add_argument(
         "--service-network", type=_network, help="addresses for Services (default: follow from the data folder)"
     )
@@ -88,6 +108,7 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         images=found.images.absolute() if found.images else None,
         node=not found.no_node,
         controllers=not found.no_controllers,
+        disabled_plugins=found.disable_admission_plugins,
         service_network=found.service_network or "",
         durability=found.durability,
         simulated_nodes=found.simulated_nodes,

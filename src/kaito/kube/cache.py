@@ -35,8 +35,8 @@ Listener = Callable[[Manifest | None, Manifest | None], None]
 FIRST_PAUSE_S = 0.1
 MOST_PAUSE_S = 5.0
 _SHORT_ATTEMPT_S = 1.0
-PAGE_SIZE = 100
-"""Objects of a list that are in memory as they came, which takes some 30 KB for each."""
+PAGE_SIZE, SMALL_PAGE_SIZE = 500, 100
+"""Objects of a list that are in memory as they came, some 30 KB each; the small one where memory counts for more."""
 _REFUSALS_BEFORE_LIST = 3
 
 _log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Cache:
         self._trim = trim
         """Makes of an object what is kept of it, and told to listeners."""
         self.store = Store(managers, packed=packed)
+        self._page_size = SMALL_PAGE_SIZE if packed else PAGE_SIZE
         self.optional = optional
         """The server may not have the resource."""
         self.served = True
@@ -171,7 +172,7 @@ class Cache:
             self.resource,
             label_selector=self.label_selector,
             field_selector=self.field_selector,
-            page_size=PAGE_SIZE,
+            page_size=self._page_size,
             metadata_only=self.metadata_only,
         )
         async for page in pages:

@@ -14,6 +14,8 @@ from rich.console import Console
 from kaito.api.workspace import Workspace
 from kaito.cli.compare import Asked, Question, as_json, as_table, questions_of, summary
 from kaito.cli.failure import UserError
+from kaito.cli.plot import plot
+from kaito.cli.tune import shown
 from kaito.cli.tunerun import Wish, manifests, wish_of
 
 IMAGE = "registry.example.com/team/taught:1"
@@ -114,3 +116,27 @@ def test_answers_stand_side_by_side_with_how_near_they_come() -> None:
     ]
     assert summary(asked[1:]) == []
     assert as_json(asked[1]) == {"prompt": "Why?", "answers": {"phi-3": "so", "taught": "because"}}
+
+
+def test_a_fine_tuning_is_shown_with_all_its_figures_and_its_curve() -> None:
+    lines = [{"phase": "Training", "step": n, "steps": 40, "loss": 9.0 - n / 10} for n in range(1, 31)]
+    lines += [{"phase": "Training", "step": n, "steps": 40, "loss": 5.0, "eval_loss": 6.5} for n in (31, 32)]
+    figures = {"step": 32, "totalSteps": 40, "loss": "5.0000", "evalLoss": "6.5000", "tokensPerSecond": "123",
+               "eta": "1m05s", "gpuMemory": "12.3 GiB", "rows": 8, "note": "The weights are divided."}  # fmt: skip
+    found = {"metadata": {"name": "taught"}, "status": {"state": "Running", "tuning": figures}}
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(shown(found, lines))
+    text = captured.get()
+    assert text.splitlines()[0] == "taught: Running, Training"
+    assert text.splitlines()[2].startswith("step 32/40  loss 5.0000")
+    assert all(word in " ".join(text.split()) for word in ("tokensPerSecond 123", "gpuMemory 12.3 GiB", "are divided."))
+    assert "8.900 ┤" in text and "5.000 ┤" in text and text.splitlines()[-1].split() == ["step", "1", "32"]
+    assert sum(line.count("o") for line in text.splitlines() if "┤" in line) == 1
+
+
+def test_a_curve_goes_where_its_points_are() -> None:
+    drawn = plot([(1, 3.0), (3, 1.0)], [(3, 2.0)], width=4, height=2)
+    assert drawn == ["3.000 ┤⠑⢄⠀⠀", "1.000 ┤⠀⠀⠑o", "       step 1 3"]
+    assert plot([(1, 3.0)]) == [] == plot([(1, 3.0), (2, float("nan"))])
+    assert len(plot([(1, 2.0), (2, 2.0)], height=3)) == 4

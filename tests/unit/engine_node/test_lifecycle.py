@@ -254,3 +254,30 @@ def test_the_probe_that_gave_up_decides_the_grace_period(kind: str, grace_s: flo
     (action,) = decide(view(pod(container(**graces)), main=running(unhealthy=said)), NOW).actions
     assert isinstance(action, Stop)
     assert action.grace_s == grace_s
+
+
+LOOK = {"ephemeralContainers": [container("look")]}
+
+
+def test_an_ephemeral_container_starts_whatever_the_others_do() -> None:
+    decision = decide(view(pod(init=[container("first")], **LOOK), first=running()), NOW)
+    assert decision.actions == (Start("look", 0),)
+    assert decision.status["phase"] == "Pending"
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_an_ephemeral_container_runs_once_and_changes_nothing(exit_code: int) -> None:
+    decision = decide(view(pod(**LOOK), main=running(), look=ended(exit_code)), NOW)
+    assert not decision.actions
+    assert decision.status["phase"] == "Running"
+    assert conditions(decision.status)["Ready"] == "True"
+    [told] = decision.status["ephemeralContainerStatuses"]
+    assert told["state"]["terminated"]["exitCode"] == exit_code
+    assert not told["ready"]
+
+
+def test_an_ephemeral_container_ends_with_the_others() -> None:
+    over = decide(view(pod(**LOOK, restartPolicy="Never"), main=ended(0), look=running()), NOW)
+    assert [action.container for action in over.actions if isinstance(action, Stop)] == ["look"]
+    gone = decide(view(deleting(pod(**LOOK)), main=running(), look=running()), NOW)
+    assert [action.container for action in gone.actions if isinstance(action, Stop)] == ["main", "look"]

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,6 +25,12 @@ ADMIN = User("kaito-admin", ("system:masters", "system:authenticated"))
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 ISSUER = "https://kubernetes.default.svc"
 AUDIENCE = "https://kubernetes.default.svc"
+
+
+EXTRA = "authentication.kubernetes.io/"
+CREDENTIAL = f"{EXTRA}credential-id"
+BOUND_TO = {"pod": "pods", "node": "nodes", "secret": "secrets"}
+"""What a token can be bound to: the claim and the plural of its kind."""
 
 
 class Refused(Exception):
@@ -59,11 +65,11 @@ class TokenRequest:
 class Authenticator:
     """Tells users from their requests."""
 
-    def __init__(self, admin_token: str, signing_key: bytes, *, account_uid: Callable[[str, str], str | None]) -> None:
-        """`account_uid(namespace, name)` gives the uid of a ServiceAccount that exists."""
+    def __init__(self, admin_token: str, signing_key: bytes, *, uid_of: Callable[[str, str, str], str | None]) -> None:
+        """`uid_of(plural, namespace, name)` gives the uid of a core object that exists."""
         self._admin_token = admin_token.encode()
         self._key = signing_key
-        self._account_uid = account_uid
+        self._uid_of = uid_of
 
     def user(self, request: Request, now: datetime) -> User | None:
         """Who sent the request; None when it carries no credentials. Raises Refused when they are wrong."""
@@ -88,9 +94,19 @@ class Authenticator:
         namespace, name, uid = about.get("namespace", ""), account.get("name", ""), account.get("uid", "")
         if claims.get("exp", 0) <= now.timestamp() or AUDIENCE not in claims.get("aud", ()):
             raise TokenInvalid("the token has expired, or is meant for somebody else")
-        if self._account_uid(namespace, name) != uid:
+        if self._uid_of("serviceaccounts", namespace, name) != uid:
             raise TokenInvalid("the token's ServiceAccount is gone")
-        return service_account(namespace, name, uid)
+        extra = {CREDENTIAL: (f"JTI={claims['jti']}",)} if "jti" in claims else {}
+        for kind, plural in BOUND_TO.items():
+            bound = about.get(kind)
+            if bound is None:
+                continue
+            scope = "" if kind == "node" else namespace
+            if self._uid_of(plural, scope, bound.get("name", "")) != bound.get("uid"):
+                raise TokenInvalid(f"the {kind} that the token is bound to is gone")
+            if kind != "secret":
+                extra[f"{EXTRA}{kind}-name"], extra[f"{EXTRA}{kind}-uid"] = (bound["name"],), (bound["uid"],)
+        return service_account(namespace, name, uid, extra=extra)
 
     def _claims(self, token: str) -> Manifest:
         signed, _, signature = token.rpartition(".")
@@ -131,10 +147,12 @@ class Authenticator:
         return f"{signed}.{_encode(self._sign(signed))}", end
 
 
-def service_account(namespace: str, name: str, uid: str = "") -> User:
+def service_account(
+    namespace: str, name: str, uid: str = "", *, extra: Mapping[str, tuple[str, ...]] | None = None
+) -> User:
     """The user that a ServiceAccount is."""
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
-    return User(f"{SERVICE_ACCOUNT_PREFIX}{namespace}:{name}", groups, uid)
+    return User(f"{SERVICE_ACCOUNT_PREFIX}{namespace}:{name}", groups, uid, extra or {})
 
 
 def impersonated(request: Request) -> User | None:

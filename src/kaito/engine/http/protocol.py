@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from string import printable
 from typing import Any, Protocol, cast
+from urllib.parse import quote
 
 import httptools
 import uvicorn
@@ -26,7 +29,9 @@ from kaito.engine.storage.events import NotStored
 from kaito.engine.storage.store import Settled
 from kaito.engine.turns import Turns, begin
 from kaito.engine.wire.requests import Request, Response, parse_query
-from kaito.engine.wire.status import StatusError, internal
+from kaito.engine.wire.status import StatusError, bad_request, internal
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 3 * 1024 * 1024
 """What kube-apiserver takes as one request body, too."""
@@ -85,6 +90,8 @@ class HttpProtocol(asyncio.Protocol):
         self._headers: list[tuple[str, str]] = []
         self._head_bytes = 0
         self._closing = False
+        self._is_refused = False
+        """Whether nothing more is read: where the next request would begin is not known."""
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
         """uvicorn's headers (the date) as they go out; its list is a new one each second."""
@@ -131,22 +138,23 @@ class HttpProtocol(asyncio.Protocol):
                 self._transport.abort()
         elif self._reading is not None or self._head_bytes:
             if silent_s > STALLED_S:
-                self._refuse_connection(408, "the request took too long to arrive")
+                self._refuse(StatusError(408, "Timeout", "the request took too long to arrive"))
         elif self._current is None and silent_s > IDLE_S:
             self._transport.close()
 
-    def _refuse_connection(self, status: int, message: str) -> None:
-        """Say what is wrong below HTTP's level, and hang up."""
-        if self._transport is None:
+    def _refuse(self, error: StatusError) -> None:
+        """Say what is wrong with what is being read, when all before it is answered; read nothing more, and hang up."""
+        if self._is_refused:
             return
-        body = message.encode() + b"\n"
-        head = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-        self._transport.write(status_line(status) + head + body)
-        self._transport.close()
+        self._is_refused = True
+        self._reading, self._head_bytes = None, 0
+        self._enqueue(_Exchange(Request("", "", {}, []), keep_alive=False, is_chunked=False, refusal=error))
 
     # Reading
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         if self._reading is None:
             if not self._head_bytes:
                 self._since = self._loop.time()
@@ -157,11 +165,15 @@ class HttpProtocol(asyncio.Protocol):
             if self._wants_websocket():
                 self._upgrade()
             return
-        except httptools.HttpParserError:
-            self._refuse_connection(400, "Invalid HTTP request received.")
+        except httptools.HttpParserCallbackError as error:
+            self._refuse(_reason_of(error))
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(bad_request(f"malformed HTTP request: {error}"))
             return
         if self._reading is None and self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_connection(431, f"the head of a request may have {MAX_HEAD_BYTES} bytes")
+            message = f"the head of a request may have {MAX_HEAD_BYTES} bytes"
+            self._refuse(StatusError(431, "RequestHeaderFieldsTooLarge", message))
 
     def on_message_begin(self) -> None:
         self._url, self._headers = b"", []
@@ -174,6 +186,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = 0
+        self._url = _origin_form(self._url)
         path, _, query = self._url.partition(b"?")
         request = Request(
             self._parser.get_method().decode("ascii"),
@@ -200,8 +213,9 @@ class HttpProtocol(asyncio.Protocol):
             return
         # The rest is read and dropped: a client that is still sending might not see an answer.
         exchange.pieces.clear()
+        exchange.refusal = StatusError(413, "RequestEntityTooLarge", TOO_LARGE)
         if exchange.size > MAX_DROPPED_BYTES:
-            self._refuse_connection(413, TOO_LARGE)
+            self._refuse(exchange.refusal)
 
     def on_message_complete(self) -> None:
         exchange, self._reading = self._reading, None
@@ -228,7 +242,7 @@ class HttpProtocol(asyncio.Protocol):
         """Hand the connection over to uvicorn's WebSocket protocol, with the request as it came."""
         factory = self._config.ws_protocol_class
         if factory is None or self._transport is None or self._current is not None:
-            self._refuse_connection(400, "a WebSocket cannot begin while another answer is under way")
+            self._refuse(bad_request("a WebSocket cannot begin while another answer is under way"))
             return
         self._timer.cancel()
         self._state.connections.discard(cast(Any, self))
@@ -243,8 +257,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _start(self, exchange: _Exchange) -> None:
         self._current = exchange
-        if exchange.size > MAX_BODY_BYTES:
-            self._send(exchange, error_response(StatusError(413, "RequestEntityTooLarge", TOO_LARGE)))
+        if exchange.refusal is not None:
+            self._send(exchange, error_response(exchange.refusal))
             return
         if exchange.request.method in READS:
             self._answer(exchange)
@@ -334,6 +348,27 @@ class HttpProtocol(asyncio.Protocol):
         self._transport.write(data)
 
 
+def _origin_form(url: bytes) -> bytes:
+    """The target as a path of printable ASCII. Raises StatusError 400 for one without a path, such as `*`."""
+    if not url.startswith(b"/"):
+        scheme, _, rest = url.partition(b"://")
+        if scheme.lower() not in (b"http", b"https"):
+            raise bad_request("malformed HTTP request: the request's target is no path")
+        authority, slash, path = rest.partition(b"/")
+        url = slash + path if slash else b"/" + authority[authority.find(b"?") :] if b"?" in authority else b"/"
+    # Bytes that should have been percent-encoded, by a client that writes UTF-8 as it is.
+    return url if url.isascii() else quote(url, safe=printable).encode()
+
+
+def _reason_of(error: httptools.HttpParserCallbackError) -> StatusError:
+    """Why one of the parser's callbacks refused the request."""
+    cause = error.__context__
+    if isinstance(cause, StatusError):
+        return cause
+    log.error("a request cannot be read: %r", cause)
+    return bad_request("malformed HTTP request")
+
+
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
@@ -345,13 +380,17 @@ def _plain(data: bytes) -> bytes:
 class _Exchange:
     """A request, what is known of its form, and how its answer stands."""
 
-    __slots__ = ("is_chunked", "is_streaming", "keep_alive", "pieces", "request", "size")
+    __slots__ = ("is_chunked", "is_streaming", "keep_alive", "pieces", "refusal", "request", "size")
 
-    def __init__(self, request: Request, *, keep_alive: bool, is_chunked: bool) -> None:
+    def __init__(
+        self, request: Request, *, keep_alive: bool, is_chunked: bool, refusal: StatusError | None = None
+    ) -> None:
         self.request = request
         self.keep_alive = keep_alive
         self.is_chunked = is_chunked
         """Whether the client reads chunks: HTTP/1.0 does not."""
+        self.refusal = refusal
+        """Its answer, when the request was not even to be read."""
         self.is_streaming = False
         self.pieces: list[bytes] = []
         self.size = 0

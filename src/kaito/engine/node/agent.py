@@ -18,7 +18,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from kaito.engine.node import addresses, registration
-from kaito.engine.node.environment import Placement
+from kaito.engine.node.environment import Placement, api_environment
 from kaito.engine.node.folder import PodFolder, Record
 from kaito.engine.node.forward import ForwardProxy
 from kaito.engine.node.images import ImageMap
@@ -64,10 +64,12 @@ class NodeAgent:
         data_dir: Path,
         images: ImageMap,
         environment: Mapping[str, str],
+        api: tuple[str, int] | None = None,
         clock: Clock | None = None,
         machine: Machine | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
+        """`api`: the address and port at which pods find the API server, if they are to be told."""
         self._client = client
         self._clock = clock or RealClock()
         self._data_dir = data_dir
@@ -77,7 +79,7 @@ class NodeAgent:
         self.node_name = node_name or self.machine.hostname
         self._labels = dict(labels or {})
         self._inherited = {name: environment[name] for name in INHERITED if name in environment}
-        self._host = Host(images, self._inherited)
+        self._host = Host(images, self._inherited | (api_environment(*api) if api else {}))
         self._recorder = Recorder(client, SOURCE, clock=self._clock)
         self._objects = ClusterObjects(
             client, clock=self._clock, pod=self._pod_changed, referred=self._referred_changed

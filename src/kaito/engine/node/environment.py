@@ -56,6 +56,24 @@ class Placement:
     memory: Decimal = Decimal(0)
 
 
+def api_environment(host: str, port: int) -> dict[str, str]:
+    """What tells every container where the API is: the variables of the Service `kubernetes`, as the kubelet sets them.
+
+    They name the server itself and not its Service: an ordinary user may not listen on the Service's port 443.
+    """
+    url = f"tcp://{host}:{port}"
+    return {
+        "KUBERNETES_SERVICE_HOST": host,
+        "KUBERNETES_SERVICE_PORT": str(port),
+        "KUBERNETES_SERVICE_PORT_HTTPS": str(port),
+        "KUBERNETES_PORT": url,
+        f"KUBERNETES_PORT_{port}_TCP": url,
+        f"KUBERNETES_PORT_{port}_TCP_ADDR": host,
+        f"KUBERNETES_PORT_{port}_TCP_PORT": str(port),
+        f"KUBERNETES_PORT_{port}_TCP_PROTO": "tcp",
+    }
+
+
 def expand(text: str, variables: Mapping[str, str]) -> str:
     """`text` with `$(NAME)` replaced; unknown names stay as written, `$$` means one `$`."""
 

@@ -149,7 +149,8 @@ def _final_phase(view: PodView) -> Phase:
 
 def _stops(view: PodView, grace_s: float) -> Iterable[Action]:
     spec = view.pod["spec"]
-    running = [item["name"] for item in spec["containers"] if view.containers.get(item["name"], NOTHING).is_running]
+    apps = [*spec["containers"], *(spec.get("ephemeralContainers") or [])]
+    running = [item["name"] for item in apps if view.containers.get(item["name"], NOTHING).is_running]
     if not running:
         names = [item["name"] for item in reversed(spec.get("initContainers") or [])]
         running = [name for name in names if view.containers.get(name, NOTHING).is_running][:1]
@@ -184,6 +185,7 @@ class _Running:
 
     def decision(self) -> Decision:
         """What to do, and the status."""
+        self._ephemeral_containers()
         initialized, failed = self._init_containers()
         if failed:
             return _ending(self._view, self._now, _grace(self._view.pod), phase="Failed", removes=False)
@@ -198,6 +200,11 @@ class _Running:
             actions = tuple(action for action in actions if not isinstance(action, Start))
         prepare = len(actions) < len(self._actions)
         return Decision(status, actions, min(later) if later else None, prepare=prepare, waiting=waiting)
+
+    def _ephemeral_containers(self) -> None:
+        """Start each once, whatever the others do: they are there to look into that."""
+        for container in self._spec.get("ephemeralContainers") or []:
+            self._follow(container, verdict(self._state(container), "Never", self._now))
 
     def _init_containers(self) -> tuple[bool, bool]:
         """Take the init containers as far as they go: whether all are through, and whether one failed for good."""

@@ -15,6 +15,12 @@ from datetime import datetime, timedelta
 from kaito.kube.manifest import Manifest
 
 
+def all_containers(pod: Manifest) -> list[Manifest]:
+    """Init containers, containers and ephemeral containers, in this order."""
+    spec = pod["spec"]
+    return [*(spec.get("initContainers") or []), *spec["containers"], *(spec.get("ephemeralContainers") or [])]
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One run of a container; a restart is the next attempt."""

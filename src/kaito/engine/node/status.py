@@ -48,6 +48,8 @@ def pod_status(
         status["podIPs"] = [{"ip": view.address}]
     if init:
         status["initContainerStatuses"] = init
+    if spec.get("ephemeralContainers"):
+        status["ephemeralContainerStatuses"] = [_ephemeral(view, item) for item in spec["ephemeralContainers"]]
     if pod["metadata"].get("generation"):
         status["observedGeneration"] = pod["metadata"]["generation"]
     if reason is not None:
@@ -86,6 +88,12 @@ def _container(
     if last is not None and not last.is_running:
         status["lastState"] = {"terminated": terminated(last)}
     return status
+
+
+def _ephemeral(view: PodView, container: Manifest) -> Manifest:
+    """That of an ephemeral container: it waits for nothing, and is never ready."""
+    status = _container(view, container, {}, initialized=True, is_init=False)
+    return {**{name: value for name, value in status.items() if name != "started"}, "ready": False}
 
 
 def _state(

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import chain
 from pathlib import Path
 
 from kaito.engine.node import execution, logs, process
 from kaito.engine.node.attach import AttachSession
 from kaito.engine.node.folder import PodFolder
+from kaito.engine.node.model import all_containers
 from kaito.engine.node.rootfs import Rewriter
 from kaito.engine.stream import LogOptions, NodeError, Session, Streams
 from kaito.kube.manifest import Manifest
@@ -107,11 +109,9 @@ def _is_over(place: Path) -> bool:
 
 
 def _container(pod: Manifest, name: str) -> Manifest:
-    spec = pod["spec"]
-    for item in [*(spec.get("initContainers") or []), *spec["containers"]]:
+    for item in all_containers(pod):
         if item["name"] == name:
-            found: Manifest = item
-            return found
+            return item
     raise NodeError(400, f"container {name} is not valid for pod {_name(pod)}")
 
 
@@ -121,7 +121,8 @@ def _name(pod: Manifest) -> str:
 
 def _waiting(pod: Manifest, container: str) -> str:
     status = pod.get("status") or {}
-    for item in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+    lists = (status.get(f"{kind}tatuses") or [] for kind in ("initContainerS", "containerS", "ephemeralContainerS"))
+    for item in chain.from_iterable(lists):
         if item["name"] == container:
             waiting = (item.get("state") or {}).get("waiting") or {}
             return str(waiting.get("message") or waiting.get("reason") or "ContainerCreating")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from kaito.engine.node.environment import ConfigError, Placement, Sources, bytes_of, field, resource
+from kaito.engine.node.model import all_containers
 from kaito.kube.manifest import Manifest
 
 KEY = re.compile(r"^[-._a-zA-Z0-9]+$")
@@ -150,7 +151,7 @@ def references(pod: Manifest) -> set[tuple[str, str]]:
         found |= _refers(volume)
         for source in (volume.get("projected") or {}).get("sources") or []:
             found |= _refers(source)
-    for container in [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]:
+    for container in all_containers(pod):
         for item in container.get("envFrom") or []:
             found |= {("ConfigMap", (item.get("configMapRef") or {}).get("name", ""))}
             found |= {("Secret", (item.get("secretRef") or {}).get("name", ""))}

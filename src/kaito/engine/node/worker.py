@@ -22,7 +22,7 @@ from kaito.engine.node.folder import PodFolder, Record
 from kaito.engine.node.handlers import HandlerFailure, Handlers
 from kaito.engine.node.images import repository_of
 from kaito.engine.node.lifecycle import decide
-from kaito.engine.node.model import Action, ContainerView, PodView, Problem, Remove, Start, Stop
+from kaito.engine.node.model import Action, ContainerView, PodView, Problem, Remove, Start, Stop, all_containers
 from kaito.engine.node.mounting import PodVolumes
 from kaito.engine.node.probes import Health, Prober, initial_health
 from kaito.kube.client import Client
@@ -105,8 +105,7 @@ class PodWorker:
         if renamed and self._volumes.places is not None:
             self._volumes.lay_out(pod)  # the downward API shows them
         for item in all_containers(pod):
-            if item["name"] in self._containers:
-                self._containers[item["name"]].manifest = item
+            self._containers.setdefault(item["name"], _Container(item)).manifest = item
         if pod["metadata"].get("deletionGracePeriodSeconds") == 0:
             self.kill()
         self._wake.set()
@@ -416,11 +415,6 @@ class PodWorker:
         self._sent, self._answered = status, answer.get("status")
         self._site.written(answer)
         return True
-
-
-def all_containers(pod: Manifest) -> list[Manifest]:
-    """Init containers and containers, in this order."""
-    return [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]
 
 
 def _cancel(state: _Container) -> None:

@@ -12,6 +12,7 @@ from kaito.engine.objects.escalation import check_escalation
 from kaito.engine.objects.limits import check_limits, fill_in
 from kaito.engine.objects.quotas import check_quotas
 from kaito.engine.objects.registry import Registry
+from kaito.engine.objects.serviceaccounts import with_account
 from kaito.engine.objects.webhooks import Webhooks
 from kaito.engine.storage.events import Record
 from kaito.engine.wire.codec import decode
@@ -25,8 +26,9 @@ UNDELETABLE = frozenset(("default", "kube-system", "kube-public"))
 class Admission:
     """Admission as the registry asks for it."""
 
-    def __init__(self, registry: Registry, webhooks: Webhooks) -> None:
-        self._registry, self._webhooks = registry, webhooks
+    def __init__(self, registry: Registry, webhooks: Webhooks, *, gives_tokens: bool = False) -> None:
+        """`gives_tokens`: new pods get what their ServiceAccount has for them."""
+        self._registry, self._webhooks, self._gives_tokens = registry, webhooks, gives_tokens
         self._namespaces = registry.kind("", "namespaces")
 
     def check(self, operation: str, kind: Kind, namespace: str, obj: Manifest | None, *, subresource: str = "") -> None:
@@ -56,8 +58,9 @@ class Admission:
             raise forbidden(kind, name, text, causes=[cause])
 
     def fill_in(self, kind: Kind, namespace: str, obj: Manifest) -> Manifest:
-        """A new object with what its namespace's LimitRanges give it."""
-        return fill_in(self._registry, kind, namespace, obj)
+        """A new object with what its namespace's LimitRanges and its ServiceAccount give it. Raises StatusError."""
+        filled = fill_in(self._registry, kind, namespace, obj)
+        return with_account(self._registry, kind, namespace, filled) if self._gives_tokens else filled
 
     def check_rights(self, kind: Kind, obj: Manifest, old: Manifest | None, ctx: WriteContext) -> None:
         """Raises StatusError 403 when the write would grant rights that its user has not."""

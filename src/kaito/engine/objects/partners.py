@@ -23,7 +23,7 @@ class Admission(Protocol):
         """The rules that need no network: raises StatusError."""
 
     def fill_in(self, kind: Kind, namespace: str, obj: Manifest) -> Manifest:
-        """A new object with its namespace's defaults, before webhooks see it."""
+        """A new object with its namespace's defaults, before webhooks see it. Raises StatusError."""
 
     def check_rights(self, kind: Kind, obj: Manifest, old: Manifest | None, ctx: WriteContext) -> None:
         """Whether the user may grant what the object grants: raises StatusError."""

@@ -257,7 +257,7 @@ class Registry:
         if errors:
             raise invalid(kind.group, kind.kind, name, errors)
         await self._validated("UPDATE", kind, new, live, ctx, subresource=subresource)
-        if not subresource or subresource == "scale":
+        if subresource in ("", "scale", "ephemeralcontainers"):
             new = strategy.with_generation(new, live)
         stored = await self.in_storage_version(kind, new) if kind.is_custom else None
         if self.store.get(kind.collection, record.namespace, name) is not record:

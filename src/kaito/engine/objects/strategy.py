@@ -193,6 +193,8 @@ class BuiltIn(Strategy):
             return {**live, "metadata": new["metadata"], "spec": new["spec"]}
         if subresource == "binding":
             return new
+        if subresource == "ephemeralcontainers":
+            return _with_ephemeral_containers(new, live)
         prepared = dict(new)
         if self.kind.qualified == "services":
             prepared["spec"] = without_former_type(new["spec"], live["spec"])
@@ -249,6 +251,17 @@ class BuiltIn(Strategy):
         if subresource != "status":
             return (("status",),)
         return (("spec",), ("metadata", "labels")) if self.kind.group == "apps" else (("spec",),)
+
+
+def _with_ephemeral_containers(new: Manifest, live: Manifest) -> Manifest:
+    """The live pod with the new one's ephemeral containers."""
+    spec, meta = dict(live["spec"]), dict(live["metadata"])
+    containers = new["spec"].get("ephemeralContainers")
+    if containers:
+        spec["ephemeralContainers"] = containers
+    if "managedFields" in new["metadata"]:
+        meta["managedFields"] = new["metadata"]["managedFields"]
+    return {**live, "metadata": meta, "spec": spec}
 
 
 class Custom(Strategy):

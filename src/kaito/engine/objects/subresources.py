@@ -8,9 +8,10 @@ exec, attach and port-forward need a WebSocket and are in `kaito.engine.http.web
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
-from kaito.engine.access.auth import Authenticator, TokenRequest
+from kaito.engine.access.auth import BOUND_TO, Authenticator, TokenRequest
 from kaito.engine.kinds import Kind
 from kaito.engine.objects.deletion import Deletion
 from kaito.engine.objects.patching import parse_patch, patch_type
@@ -18,6 +19,7 @@ from kaito.engine.objects.podaccess import PodAccess
 from kaito.engine.objects.registry import Registry, check_named, check_namespace
 from kaito.engine.objects.resources import Resources, replacement, show
 from kaito.engine.objects.scale import SCALE_KIND, SCALE_VERSION, at, scale_of, scale_paths, scaled
+from kaito.engine.objects.serviceaccounts import DEFAULT_ACCOUNT
 from kaito.engine.patching.patch import PatchError, json_patch, merge_patch
 from kaito.engine.schema.field import invalid as invalid_field
 from kaito.engine.schema.field import required
@@ -52,7 +54,7 @@ class Subresources:
         self._authenticator, self._pods, self._clock = authenticator, pods, clock
         self._handlers: dict[str, Handler] = {
             "status": self._part,
-            "ephemeralcontainers": self._ephemeral_containers,
+            "ephemeralcontainers": self._part,
             "resize": self._part,
             "finalize": self._part,
             "scale": self._scale,
@@ -93,13 +95,6 @@ class Subresources:
                 )
                 return self._resources.show_object(done, kind, form, request)
         raise method_not_allowed(request.method.lower(), kind if kind.is_custom else None)
-
-    async def _ephemeral_containers(self, request: Request, target: Target, kind: Kind) -> Response:
-        """The pod for readers. The node runs none: to a 404 without a name `kubectl debug` says so."""
-        if request.method in ("GET", "HEAD"):
-            return await self._part(request, target, kind)
-        text = "the node runs no ephemeral containers: use kubectl exec, or kubectl debug --copy-to"
-        raise StatusError(404, "NotFound", text, details={})
 
     # Scale
 
@@ -231,6 +226,8 @@ class Subresources:
             int(seconds),
             spec.get("boundObjectRef"),
         )
+        if wanted.bound:
+            wanted = replace(wanted, bound=self._bound(wanted))
         now = self._clock.now()
         token, end = self._authenticator.issue(wanted, now)
         meta = {"name": target.name, "namespace": target.namespace, "creationTimestamp": rfc3339(now)}
@@ -238,6 +235,28 @@ class Subresources:
         answer["spec"] = {**spec, "expirationSeconds": seconds}
         answer["status"] = {"token": token, "expirationTimestamp": rfc3339(end)}
         return json_response(answer, 201)
+
+    def _bound(self, wanted: TokenRequest) -> Manifest:
+        """The object that the token is bound to, with its uid. Raises StatusError when it is not there, or another."""
+        reference = wanted.bound or {}
+        name, plural = reference.get("name", ""), BOUND_TO.get(str(reference.get("kind", "")).lower(), "")
+        if not plural or reference.get("apiVersion", "v1") != "v1":
+            shown = f"{reference.get('apiVersion', '')}, Kind={reference.get('kind', '')}"
+            raise bad_request(f"cannot bind token for serviceaccount to object of type {shown}")
+        kind = self._registry.kind("", plural)
+        found = self._registry.get(kind, wanted.namespace if kind.namespaced else "", name)
+        account = found["spec"].get("serviceAccountName") if plural == "pods" else wanted.name
+        if (account or DEFAULT_ACCOUNT) != wanted.name:
+            what = f'cannot bind token for serviceaccount "{wanted.name}"'
+            raise bad_request(f"{what} to pod running with different serviceaccount name.")
+        uid = found["metadata"]["uid"]
+        if reference.get("uid") not in (None, "", uid):
+            why = (
+                f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record. "
+                "The object might have been deleted and then recreated"
+            )
+            raise conflict(kind, name, why)
+        return {**reference, "uid": uid}
 
     def _posted(self, request: Request, kind: str) -> dict[str, Any]:
         if request.method != "POST":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kaito.engine.schema import crd, validation
+from kaito.engine.schema import crd, validation, validation_ephemeral
 from kaito.engine.schema.field import FieldError
 from kaito.engine.schema.schema_fit import Fit
 from kaito.engine.schema.schema_rules import Rules
@@ -22,7 +22,10 @@ def built_in_errors(new: Manifest, live: Manifest | None, subresource: str) -> l
     if new["kind"] == "CustomResourceDefinition" and not subresource:
         return crd.validate(new, live)
     if live is None:
-        return validation.validate_create(new)
+        errors = validation.validate_create(new)
+        return [*errors, *validation_ephemeral.creation_errors(new)] if new["kind"] == "Pod" else errors
+    if subresource == "ephemeralcontainers":
+        return [*validation.validate_metadata_update(new, live), *validation_ephemeral.update_errors(new, live)]
     if subresource in ("status", "finalize", "binding"):
         return validation.validate_status_update(new, live) if subresource == "status" else []
     # Kubernetes judges the metadata twice (its generic and the kind's own rules), and its causes show it.

@@ -48,9 +48,9 @@ def validate_pod_spec(spec: Manifest, path: str) -> list[FieldError]:
         errors.append(required(f"{path}.containers"))
     names: set[str] = set()
     for index, container in enumerate(containers):
-        errors += _container(container, f"{path}.containers[{index}]", volumes, names)
+        errors += validate_container(container, f"{path}.containers[{index}]", volumes, names)
     for index, container in enumerate(spec.get("initContainers") or []):
-        errors += _container(container, f"{path}.initContainers[{index}]", volumes, names)
+        errors += validate_container(container, f"{path}.initContainers[{index}]", volumes, names)
     errors += _choice(spec, "restartPolicy", _RESTART, path) + _choice(spec, "dnsPolicy", _DNS, path)
     return errors + _placement(spec, path)
 
@@ -148,7 +148,14 @@ def _volume_source(volume: Manifest, path: str) -> list[FieldError]:
     return errors
 
 
-def _container(container: Manifest, path: str, volumes: set[str], names: set[str]) -> list[FieldError]:
+def names_and_volumes(spec: Manifest) -> tuple[set[str], set[str]]:
+    """The names that the pod's containers have taken, and those of its volumes."""
+    containers = [*spec["containers"], *(spec.get("initContainers") or [])]
+    return {item["name"] for item in containers}, {item["name"] for item in spec.get("volumes") or []}
+
+
+def validate_container(container: Manifest, path: str, volumes: set[str], names: set[str]) -> list[FieldError]:
+    """What is wrong with a container at `path`; its name joins `names`."""
     name, image = container.get("name") or "", container.get("image") or ""
     errors = []
     if not name:

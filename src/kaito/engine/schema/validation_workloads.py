@@ -10,6 +10,7 @@ from typing import Final
 from kaito.engine.schema import cron, syntax
 from kaito.engine.schema.field import FieldError, forbidden, invalid, quoted, required, unsupported
 from kaito.engine.schema.select import SelectorError, from_label_selector
+from kaito.engine.schema.validation_ephemeral import template_errors
 from kaito.engine.schema.validation_pod import validate_pod_spec
 from kaito.kube.manifest import Manifest
 
@@ -238,7 +239,7 @@ def _template(spec: Manifest, policies: tuple[str, ...], *, path: str = "spec") 
         errors += [invalid(at, key, problem) for problem in syntax.label_key_problems(key)]
         errors += [invalid(at, value, problem) for problem in syntax.label_value_problems(value)]
     pod = template.get("spec") or {}
-    errors += validate_pod_spec(pod, f"{path}.template.spec")
+    errors += validate_pod_spec(pod, f"{path}.template.spec") + template_errors(pod, f"{path}.template.spec")
     policy = pod.get("restartPolicy")
     if policy in ("Always", "OnFailure", "Never") and policy not in policies:
         at = f"{path}.template.spec.restartPolicy"

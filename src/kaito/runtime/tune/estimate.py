@@ -12,6 +12,10 @@ from dataclasses import dataclass
 
 GIB = 1024**3
 BYTES_OF_ADAM = 8
+PEAKS = {"T4": 65e12, "L4": 121e12, "A100": 312e12, "H100": 989e12}
+"""Operations a second with 16-bit numbers, without sparsity, as NVIDIA's data sheets have them (H100: SXM)."""
+REACHED = 0.4
+"""Of the peak, what trainings of language models reach at best, about (arXiv:2204.02311, section 4.1)."""
 BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
@@ -90,10 +94,10 @@ def micro_batch(shape: Shape, *, batch: int, length: int, free_gib: float, shard
     return next(fitting, 1)
 
 
-def hours(tokens: int, shape: Shape, *, epochs: float, flops: float) -> float:
-    """Time to train, on hardware that computes so many operations a second."""
-    work = tokens * epochs * (4 * shape.parameters + 2 * shape.trained)
-    return work / flops / 3600
+def hours(tokens: float, shape: Shape, *, flops: float) -> float:
+    """Time to train on so many tokens, on hardware that computes so many operations a second: two for each parameter
+    forward, two back, and two more for the gradient of each that is trained (arXiv:2001.08361, section 2.1)."""
+    return tokens * (4 * shape.parameters + 2 * shape.trained) / flops / 3600
 
 
 def padding_share(lengths: Sequence[int], batch: int, limit: int | None) -> float:

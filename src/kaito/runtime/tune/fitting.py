@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kaito.api.contracts import TuningMethod
 from kaito.api.names import REASON_TUNING_MEMORY
 from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
@@ -82,26 +83,34 @@ def _check_room(job: Job, shape: estimate.Shape, sharding: Sharding, length: int
 
 def loaded_bytes(job: Job, options: TrainingOptions, model: Any) -> float:
     """Bytes of a model's weights once they are loaded, from its outline."""
-    dtype = base.dtype_of(job, options)
-    parameters = model.num_parameters()
-    if not options.is_quantized:
-        return float(parameters * dtype.itemsize)
+    size = base.dtype_of(job, options).itemsize
+    compressed = 4 if options.quantization.load_in_4bit else 8
+    return bytes_with(model, compressed if options.is_quantized else 8 * size, size)
+
+
+def bytes_with(model: Any, bits: int, size: int) -> float:
+    """Bytes of a model with so many bits a weight; those of its ends, which are not compressed, have so many bytes."""
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     kept = sum({id(part.weight): part.weight.numel() for part in ends if part is not None}.values())
-    each = BYTES_OF_4_BITS if options.quantization.load_in_4bit else BYTES_OF_8_BITS
-    return float(kept * dtype.itemsize + (parameters - kept) * each)
+    each = {4: BYTES_OF_4_BITS, 8: BYTES_OF_8_BITS}.get(bits, bits / 8)
+    return float(kept * max(size, bits / 8) + (model.num_parameters() - kept) * each)
 
 
 def shape_of(job: Job, arguments: Arguments, model: Any, weights_bytes: float) -> estimate.Shape:
     """What the memory of the training depends on."""
+    return shape_with(model, job.method, weights_bytes, is_checkpointed=bool(arguments.gradient_checkpointing))
+
+
+def shape_with(model: Any, method: TuningMethod, weights_bytes: float, *, is_checkpointed: bool) -> estimate.Shape:
+    """The same of any model and method."""
     sized = model.get_text_config() if hasattr(model, "get_text_config") else model.config
     parameters = model.num_parameters()
     return estimate.Shape(
         parameters=parameters,
-        trained=parameters if job.method == "full" else parameters // 100,
+        trained=parameters if method == "full" else parameters // 100,
         hidden=getattr(sized, "hidden_size", 4096),
         layers=getattr(sized, "num_hidden_layers", 32),
         vocabulary=getattr(sized, "vocab_size", 32000),
         weight_bytes=weights_bytes / max(1, parameters),
-        is_checkpointed=bool(arguments.gradient_checkpointing),
+        is_checkpointed=is_checkpointed,
     )

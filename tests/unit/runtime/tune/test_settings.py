@@ -5,15 +5,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+from pathlib import Path
 
 import pytest
 
 from kaito.api import training_keys
 from kaito.api.training import parse_options
 from kaito.runtime.failure import Failed
+from kaito.runtime.tune import estimate
 from kaito.runtime.tune.job import Job
 
 arguments = pytest.importorskip("kaito.runtime.tune.arguments")
+costs = pytest.importorskip("kaito.runtime.tune.costs")
+EMPTY = "training_config: {}"
 
 
 def fields(*kinds: type) -> set[str]:
@@ -57,3 +63,14 @@ def test_what_this_trainer_has_not_is_refused(preference: bool, setting: str, sa
     options = parse_options(f"training_config: {{TrainingArguments: {{{setting}}}}}")
     with pytest.raises(Failed, match=says):
         arguments.training_arguments(JOB, options, preference=preference, context=None)
+
+
+def test_memory_and_time_are_estimated_from_a_models_configuration_alone(tmp_path: Path) -> None:
+    shape = {"model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
+             "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064, "pad_token_id": 0}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    found = costs.costs(estimate.Tokens((100,) * 10, rows=1_000_000, limit=1024), parse_options(EMPTY), tmp_path)
+    assert re.search(r"1024 tokens.*: lora 8\.\d, qlora 3\.\d, full 5\d\.\d GiB", found[0])
+    assert "Time of 3 epochs" in found[1] and re.search(r"1\d\.\d hours \(A100\)", found[1])
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    assert costs.costs(estimate.Tokens((100,), rows=1, limit=1024), parse_options(EMPTY), tmp_path) == []
