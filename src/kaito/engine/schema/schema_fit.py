@@ -48,7 +48,8 @@ class Fit:
         self._properties: Manifest = schema.get("properties") or {}
         self._below: dict[str, Fit | None] = {}
         self._others = _read(schema.get("additionalProperties"))
-        self._items = _read(schema.get("items"))
+        items = schema.get("items")
+        self._items = Fit(items, is_root=False) if isinstance(items, dict) else None
         self._has_limits = any(name in schema for name in (*_LIMITS, "format", "enum"))
         self._has_combinations = any(schema.get(name) is not None for name in _COMBINATIONS)
         self._has_list_type = "x-kubernetes-list-type" in schema
