@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from kaito.runtime.bench import FULL, LIGHT, Result, measured
 from kaito.runtime.serve.backend import Backend
 from kaito.runtime.serve.limits import Queue
 from kaito.runtime.serve.state import ServingState
+from kaito.runtime.starting import utc_now
 
 SETTLE_S = 5.0
 """Seconds without a request before it begins."""
@@ -49,7 +49,7 @@ async def benchmark(
             break
     else:
         say("kaito-runtime: not measured: there was no moment without requests")
-        say(f"{BENCHMARK_MARK}{now()} {NOTHING.model_dump_json()}")
+        say(f"{BENCHMARK_MARK}{utc_now()} {NOTHING.model_dump_json()}")
         return None
     load = LIGHT if kind == "light" else replace(FULL, streams=min(FULL.streams, queue.running or FULL.streams))
     config: dict[str, Any] = {
@@ -58,11 +58,11 @@ async def benchmark(
         "output_tokens": load.output_tokens,
         "max_concurrency": load.streams,
     }
-    say(f"KAITO_BENCHMARK_CONFIG {now()} {json.dumps(config)}")
+    say(f"KAITO_BENCHMARK_CONFIG {utc_now()} {json.dumps(config)}")
     result = await measured(session, backend.url, backend.names[0], load)
     if result is None:
-        say(f"KAITO_BENCHMARK {now()} no answer came under this load")
-        say(f"{BENCHMARK_MARK}{now()} {NOTHING.model_dump_json()}")
+        say(f"KAITO_BENCHMARK {utc_now()} no answer came under this load")
+        say(f"{BENCHMARK_MARK}{utc_now()} {NOTHING.model_dump_json()}")
         return None
     found = BenchmarkResult(
         vllm_total_tpm=result.tokens_per_minute,
@@ -73,7 +73,7 @@ async def benchmark(
         engine=state.engine,
         engine_version=engine_version(state.engine),
     )
-    say(f"{BENCHMARK_MARK}{now()} {found.model_dump_json()}")
+    say(f"{BENCHMARK_MARK}{utc_now()} {found.model_dump_json()}")
     state.facts["performance"] = result.report()
     state.benchmark = {
         "tokens_per_minute": result.tokens_per_minute,
@@ -90,8 +90,3 @@ def engine_version(engine: Engine) -> str:
         with suppress(PackageNotFoundError):
             return version(name)
     return ""
-
-
-def now() -> str:
-    """The time for a line of the log."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
