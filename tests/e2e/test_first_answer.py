@@ -95,4 +95,11 @@ def test_the_quick_start_runs_on_vllm(machine: Machine) -> None:
     )
     metric = json.loads(machine.kubectl("get", "workspace", "demo", "-o", speed).stdout)
     assert float(metric["value"]) > 0 and metric["config"]["engine"] == "vllm" and metric["config"]["engineVersion"]
+    steps = "jsonpath={.status.timeline[*].step}"
+    told = {"WeightsLoaded", "EngineReady", "FirstToken"}
+    eventually(
+        lambda: told <= set(machine.kubectl("get", "workspace", "demo", "-o", steps).stdout.split()),
+        within=60,
+        what="the story of its start",
+    )
     machine.kaito("delete", "demo")

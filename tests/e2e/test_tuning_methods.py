@@ -30,6 +30,19 @@ METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "rslora": ("lora", "chats", {"LoraConfig": {"use_rslora": True}}),
     "qlora": ("qlora", "chats", {"QuantizationConfig": {"load_in_4bit": True}}),
     "full": ("full", "chats", {}),
+    "early": (
+        "lora",
+        "chats",
+        {
+            "TrainingArguments": {
+                "early_stopping_patience": 2,
+                "early_stopping_threshold": 100,
+                "eval_strategy": "steps",
+                "eval_steps": 1,
+                "max_steps": 40,
+            }
+        },
+    ),
     "dpo": ("lora", "preferences", {}),
     "merged": ("qlora", "chats", {"QuantizationConfig": {"load_in_4bit": True}}),
 }
@@ -249,6 +262,9 @@ def test_every_method_ends_with_a_result_and_a_full_disk_in_one_sentence(
     for name, (_, said) in REFUSED.items():
         refused = read(state_dir(place / f"{name}-result") / FAILURE, Failure)
         assert refused is not None and (refused.reason, said in refused.message) == (REASON_TUNING_CONFIG, True)
+    early = (place / "early-result" / "README.md").read_text()
+    assert "It ended early, after step 3 of 40" in early
+    assert not list((place / "early-result").glob("checkpoint-*"))
     assert "this model has them as qkv_proj" in (place / "example-result" / "README.md").read_text()
     for name in (*METHODS, *KAITO):
         result = place / f"{name}-result"

@@ -295,6 +295,27 @@ class TuneProgress(Contract):
     """Of the pushed image."""
 
 
+class StartProgress(Contract):
+    """How far a model server's start is, with all that is known of it so far: a line of the log after
+    `names.START_MARK`. Times are RFC 3339, of the pod's clock."""
+
+    phase: str
+    """What it is at, as `Loading the weights`."""
+    done_bytes: int | None = None
+    """Of what is being fetched; None while nothing is."""
+    total_bytes: int | None = None
+    remaining_s: int | None = None
+    weights_at: str = ""
+    """When the weights were in the engine; empty before."""
+    weights_bytes: int = 0
+    weights_s: float = 0.0
+    """Seconds that it took to bring them there."""
+    first_token_at: str = ""
+    """When the engine made its first token; empty before."""
+    first_token_s: float = 0.0
+    """Seconds from the start of the server to that."""
+
+
 class BenchmarkResult(BaseModel):
     """What a model server found when it measured itself: a line of its log after `names.BENCHMARK_MARK` and the time.
     The first three keys are KAITO's. Not strict about unknown keys: others read and write such lines too."""

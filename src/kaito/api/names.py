@@ -88,6 +88,8 @@ EVAL_LOSS_ANNOTATION: Final = "kaito.sh/eval-loss"
 CHECKPOINT_OF_ANNOTATION: Final = "kaito.sh/checkpoint-of"
 """On a checkpoint: a hash of all that decides what is trained; only the same training goes on from it."""
 
+START_MARK: Final = "kaito-start: "
+"""Begins a line of a log that holds a `contracts.StartProgress` as JSON: how far a model server's start is."""
 PROGRESS_MARK: Final = "kaito-progress: "
 """Begins a line of a tuner's log that holds a `contracts.TuneProgress` as JSON."""
 BENCHMARK_MARK: Final = "KAITO_BENCHMARK_RESULT "
@@ -273,6 +275,7 @@ STEP_IMAGE_PULLED: Final = "ImagePulled"
 STEP_WEIGHTS_LOADED: Final = "WeightsLoaded"
 STEP_ENGINE_READY: Final = "EngineReady"
 STEP_SERVING: Final = "Serving"
+STEP_FIRST_TOKEN: Final = "FirstToken"
 TIMELINE_STEPS: Final = (
     STEP_NODES_REQUESTED,
     STEP_NODES_READY,
@@ -280,4 +283,5 @@ TIMELINE_STEPS: Final = (
     STEP_WEIGHTS_LOADED,
     STEP_ENGINE_READY,
     STEP_SERVING,
+    STEP_FIRST_TOKEN,
 )

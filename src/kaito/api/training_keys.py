@@ -62,6 +62,11 @@ OLD_TRAINING: Final = frozenset({"group_by_length", "logging_dir", "overwrite_ou
 """Keys of earlier releases that are heeded otherwise (`group_by_length`) or mean nothing here."""
 OLD_COLLATOR: Final = frozenset({"tf_experimental_compile"})
 """The same of the collator."""
-KNOWN: Final = {"LoraConfig": LORA, "TrainingArguments": TRAINING | RENAMED.keys() | OLD_TRAINING,
+PATIENCE: Final = "early_stopping_patience"
+"""Ends the training once the loss on what is held back has not improved so many times in a row. Ours."""
+THRESHOLD: Final = "early_stopping_threshold"
+"""What counts as an improvement. Ours."""
+OWN_TRAINING: Final = frozenset({PATIENCE, THRESHOLD})
+KNOWN: Final = {"LoraConfig": LORA, "TrainingArguments": TRAINING | RENAMED.keys() | OLD_TRAINING | OWN_TRAINING,
                 "DataCollator": COLLATOR | OLD_COLLATOR}  # fmt: skip
 """By section."""

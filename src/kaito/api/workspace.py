@@ -226,7 +226,7 @@ class TimelineStep(ApiModel):
     """A step on the way to being ready that is done."""
 
     step: str
-    """NodesRequested, NodesReady, ImagePulled, WeightsLoaded, EngineReady or Serving."""
+    """NodesRequested, NodesReady, ImagePulled, WeightsLoaded, EngineReady, Serving or FirstToken."""
     time: str = Field(json_schema_extra={"format": "date-time"})
     """When it was done."""
     message: str = ""

@@ -41,6 +41,7 @@ from kaito.operator.settings import Settings
 from kaito.operator.workspace.controller import workspace_controller
 from kaito.operator.workspace.observe import Heard, Lookup
 from kaito.operator.workspace.performance import latest_result
+from kaito.operator.workspace.starting import latest_start
 
 FIELD_MANAGER = "kaito-operator"
 LEASE = "kaito-operator"
@@ -71,7 +72,8 @@ async def run(settings: Settings, config: ClusterConfig, *, clock: Clock | None 
 async def _run(settings: Settings, client: Client, server: str, *, clock: Clock, lookup: Lookup) -> None:
     tunings = PodLogs(client, latest_progress)
     servers = PodLogs(client, latest_result, tail_lines=BENCHMARK_LINES, rounds=1, patience=4)
-    heard = Heard(tunings.said, servers.said)
+    starts = PodLogs(client, latest_start, tail_lines=BENCHMARK_LINES, rounds=1)
+    heard = Heard(tunings.said, servers.said, starts.said)
     controller = workspace_controller(settings, _equipped(settings), lookup, heard)
     # Every Workspace has some of each of these, and a plan reads those of one; nodes may be gone through as a whole.
     packed = {controller.resource, *(watch.resource for watch in controller.watches)} - {NODES}
@@ -85,7 +87,10 @@ async def _run(settings: Settings, client: Client, server: str, *, clock: Clock,
         readiness.set("api-server", "")
         if settings.install_crds:
             await _install_crds(client, clock)
-        async with _webhooks(settings, client, clock, readiness), tunings.followed(clock), servers.followed(clock):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(_webhooks(settings, client, clock, readiness))
+            for logs in (tunings, servers, starts):
+                await stack.enter_async_context(logs.followed(clock))
             readiness.add("caches", lambda: _unfilled(manager, election))
             _log.info("operator runs against %s with provisioner %s", server, settings.provisioner)
             try:

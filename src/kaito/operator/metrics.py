@@ -21,7 +21,7 @@ from kaito.api.meta import WORKSPACES
 from kaito.kube.controller import Histogram, Manager, Stats
 from kaito.kube.lease import Election
 from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, key_of
-from kaito.operator.workspace.standing import bytes_of, seconds_of
+from kaito.operator.workspace.figures import bytes_of, seconds_of
 from kaito.operator.workspace.timeline import durations
 
 PHASE_BUCKETS_S = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0)

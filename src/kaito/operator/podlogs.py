@@ -32,6 +32,7 @@ FORGOTTEN_AFTER = 300
 @dataclass(slots=True)
 class _Followed(Generic[T]):
     key: Key
+    container: str
     said: T | None = None
     unasked: int = 0
     """Rounds since the question that is being followed."""
@@ -49,11 +50,12 @@ class PodLogs(Generic[T]):
     """How often a log is looked at for one question."""
     patience: int = 0
     """How many rounds pass between a question and the first look."""
-    _pods: dict[str, _Followed[T]] = field(default_factory=dict)
+    _pods: dict[tuple[str, str], _Followed[T]] = field(default_factory=dict)
+    """By the pod's uid and the container."""
 
-    def said(self, pod: Manifest) -> T | None:
-        """What the pod said last, as far as it is known; None before the first look."""
-        followed = self._pods.setdefault(pod["metadata"]["uid"], _Followed(key_of(pod)))
+    def said(self, pod: Manifest, container: str = "") -> T | None:
+        """What the pod (or one container of several) said last, as far as it is known; None before the first look."""
+        followed = self._pods.setdefault((pod["metadata"]["uid"], container), _Followed(key_of(pod), container))
         if followed.unasked >= self.patience + self.rounds:
             followed.unasked = 0
         return followed.said
@@ -76,15 +78,18 @@ class PodLogs(Generic[T]):
 
     async def look(self) -> None:
         """Read the end of every log once; a log that cannot be read tells nothing new."""
-        for uid, followed in list(self._pods.items()):
+        for place, followed in list(self._pods.items()):
             followed.unasked += 1
             if followed.unasked > FORGOTTEN_AFTER:
-                del self._pods[uid]
+                del self._pods[place]
             if not self.patience < followed.unasked <= self.patience + self.rounds:
                 continue
             path = PODS.path(followed.key.namespace, followed.key.name, subresource="log")
             with contextlib.suppress(ApiError):
-                answer = await self.client.raw("GET", path, params={"tailLines": str(self.tail_lines)})
+                params = {"tailLines": str(self.tail_lines)}
+                if followed.container:
+                    params["container"] = followed.container
+                answer = await self.client.raw("GET", path, params=params)
                 if answer.status == 200:
                     found = self.read(answer.body.decode(errors="replace").splitlines())
                     followed.said = followed.said if found is None else found

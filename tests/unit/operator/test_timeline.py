@@ -11,6 +11,7 @@ from kaito.operator.workspace.timeline import Sighting, durations, timeline
 from tests.builders import workspace
 
 NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
+LOADED = "2026-01-01T00:08:00Z"
 BORN = "2026-01-01T00:00:00Z"
 
 
@@ -32,14 +33,22 @@ def steps(found: list[Manifest]) -> list[tuple[str, str]]:
 
 def test_each_step_has_the_time_that_the_cluster_gives_for_it() -> None:
     order = {"kind": "NodeClaim", "metadata": {"creationTimestamp": "2026-01-01T00:00:01Z"}}
-    sighting = Sighting(orders=[order], nodes_ready=True, pods=[pod(ready="True")], served=True, weights="2 GB in 9 s")
+    sighting = Sighting(
+        orders=[order],
+        nodes_ready=True,
+        pods=[pod(ready="True")],
+        served=True,
+        weights=(LOADED, "2.0 GiB in 9 s"),
+        first_token=("2026-01-01T00:11:00Z", "70 s after the server started"),
+    )
     assert steps(timeline(workspace(), sighting, NOW)) == [
         (names.STEP_NODES_REQUESTED, "2026-01-01T00:00:01Z"),
         (names.STEP_NODES_READY, "2026-01-01T00:10:00Z"),
         (names.STEP_IMAGE_PULLED, "2026-01-01T00:05:00Z"),
-        (names.STEP_WEIGHTS_LOADED, "2026-01-01T00:10:00Z"),
+        (names.STEP_WEIGHTS_LOADED, LOADED),
         (names.STEP_ENGINE_READY, "2026-01-01T00:09:00Z"),
         (names.STEP_SERVING, "2026-01-01T00:10:00Z"),
+        (names.STEP_FIRST_TOKEN, "2026-01-01T00:11:00Z"),
     ]
 
 

@@ -16,7 +16,8 @@ from kaito.kube.controller import Manager
 from kaito.kube.manifest import Manifest
 from kaito.kube.resource import Resource
 from kaito.operator.metrics import Metrics
-from kaito.operator.workspace.standing import duration, seconds_of, tuning_status
+from kaito.operator.workspace.figures import duration, seconds_of
+from kaito.operator.workspace.standing import tuning_status
 from tests.builders import workspace
 
 Listener = Callable[[Manifest | None, Manifest | None], None]

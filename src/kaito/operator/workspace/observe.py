@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from kaito.api.contracts import BenchmarkResult, TuneProgress
+from kaito.api.contracts import BenchmarkResult, StartProgress, TuneProgress
 from kaito.api.meta import WORKSPACES, InvalidObject
 from kaito.api.names import COMPLETION_INDEX_LABEL, WORKSPACE_LABEL
 from kaito.api.workspace import Workspace
@@ -34,6 +34,7 @@ from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.provisioners.trouble import node_of
 from kaito.operator.workspace.containers import claim_names
 from kaito.operator.workspace.performance import measuring_pod
+from kaito.operator.workspace.starting import container_of, starting_pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Heard:
     """How far a tuning is."""
     result: Callable[[Manifest], BenchmarkResult | None] = lambda pod: None
     """How fast a model server is."""
+    start: Callable[[Manifest, str], StartProgress | None] = lambda pod, container: None
+    """How far a model server's start is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,10 @@ class Observed:
     tune_config: Manifest | None = None
     progress: TuneProgress | None = None
     """What the tuning's pod last said in its log."""
+    starting: Manifest | None = None
+    """The pod whose model server starts."""
+    started: StartProgress | None = None
+    """How far it is, as it last said in its log."""
     measuring: Manifest | None = None
     """The pod whose model server measures itself."""
     measured: BenchmarkResult | None = None
@@ -161,6 +168,7 @@ def observe(
     stateful_set = _read(reader, STATEFUL_SETS, key, key.name)
     serve_config = _read(reader, CONFIG_MAPS, key, serve_config_name(key.name))
     measuring = measuring_pod(manifest, stateful_set, serve_config, pods)
+    starting = starting_pod(manifest, stateful_set, pods)
     services = (_read(reader, SERVICES, key, name) for name in (key.name, headless_name(key.name)))
     return Observed(
         manifest=manifest,
@@ -178,6 +186,8 @@ def observe(
         job=job,
         tune_config=_read(reader, CONFIG_MAPS, key, tune_config_name(key.name)),
         progress=_progress(job, pods, heard),
+        starting=starting,
+        started=heard.start(starting, container_of(starting)) if starting is not None else None,
         measuring=measuring,
         measured=heard.result(measuring) if measuring is not None else None,
         orders=orders,

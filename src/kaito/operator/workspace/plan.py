@@ -35,7 +35,7 @@ from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.provisioners.trouble import cut
 from kaito.operator.provisioners.wish import Verdict
 from kaito.operator.settings import Settings
-from kaito.operator.workspace import failures, ordering, serving, standing, tuning
+from kaito.operator.workspace import failures, ordering, serving, standing, starting, tuning
 from kaito.operator.workspace.nodes import Placement, place
 from kaito.operator.workspace.observe import FactsPending, Observed
 from kaito.operator.workspace.performance import look_again_s, performance, still_true, verdict
@@ -101,6 +101,8 @@ def _sighting(observed: Observed, report: Report) -> Sighting:
         nodes_ready=report.nodes is not None and report.nodes.ok,
         pods=sorted(_pods(observed), key=lambda pod: str(pod["metadata"]["name"])),
         served=report.workload.ok,
+        weights=starting.weights(observed.started),
+        first_token=starting.first_token(observed.started),
     )
 
 
@@ -202,12 +204,18 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
     )
     verdict, is_failure = _serving_verdict(observed, asked, placement)
     report = placed(verdict, is_failure=is_failure)
-    again = look_again_s(observed.measuring, observed.measured, now) if observed.measuring is not None else None
+    again = _again_s(observed, now)
     if revision.is_adopted and serving.is_of_kaito(observed.stateful_set):
         return Work(report, supply=supply)  # It goes on as it is, until something else is asked for.
     outdated = outdated_ranks(observed.stateful_set, _pods(observed)) if placement.spread > 1 else ()
     apply = tuple(_manifests(rendering, settings))
     return Work(report, apply=apply, delete=outdated, supply=supply, look_again_s=again)
+
+
+def _again_s(observed: Observed, now: datetime) -> float | None:
+    """When what the first pod says of itself is to be looked at again."""
+    measured = look_again_s(observed.measuring, observed.measured, now) if observed.measuring is not None else None
+    return min(filter(None, (measured, starting.look_again_s(observed.starting, now))), default=None)
 
 
 def _tuned(
@@ -350,9 +358,15 @@ def _serving_verdict(observed: Observed, asked: Wanted, placement: Placement) ->
     if cause is None and observed.stateful_set is not None and len(living) < placement.target:
         cause = failures.refusal_of(observed.stateful_set, observed.warnings)
     if cause is None:
-        return Verdict(False, names.REASON_INFERENCE_PENDING, progress_of(pods, placement.target)), False
+        return Verdict(False, names.REASON_INFERENCE_PENDING, _progress(observed, pods, placement.target)), False
     is_failure = cause.condition != names.REASON_INFERENCE_PENDING
     return Verdict(False, cause.condition, cause.message, diagnosis=cause), is_failure
+
+
+def _progress(observed: Observed, pods: list[Manifest], target: int) -> str:
+    """What the workload waits for: in the words of the pod that starts, where it has any."""
+    pod = observed.starting
+    return (starting.told(pod["metadata"]["name"], observed.started) if pod else "") or progress_of(pods, target)
 
 
 def _without_endpoints(observed: Observed) -> Diagnosis | None:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,15 +30,13 @@ from kaito.operator.faults.table import named
 from kaito.operator.provisioners.wish import Verdict
 from kaito.operator.workspace import failures
 from kaito.operator.workspace.containers import statuses
+from kaito.operator.workspace.figures import GIB, duration
 from kaito.operator.workspace.observe import Observed
 from kaito.operator.workspace.progress import progress_of
 
 Stage = Literal["Pending", "Running", "Succeeded", "Failed"]
 LOOK_AGAIN_S = 5.0
 """How often the status of a running tuning is brought up to date."""
-_GIB = " GiB"
-_SECONDS = {"h": 3600, "m": 60, "s": 1}
-_PARTS = re.compile(r"(\d+)([hms])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +182,7 @@ def tuning_status(progress: TuneProgress | None, before: Manifest | None) -> Man
         "evalLoss": None if progress.eval_loss is None else f"{progress.eval_loss:.4f}",
         "tokensPerSecond": None if progress.tokens_per_second is None else f"{progress.tokens_per_second:.0f}",
         "eta": None if progress.eta_s is None else duration(progress.eta_s),
-        "gpuMemory": None if progress.gpu_memory_gib is None else f"{progress.gpu_memory_gib:.1f}{_GIB}",
+        "gpuMemory": None if progress.gpu_memory_gib is None else f"{progress.gpu_memory_gib:.1f}{GIB}",
         "rows": progress.rows,
         "note": progress.note or None,
         "image": progress.image or None,
@@ -198,22 +195,3 @@ def _share(progress: TuneProgress) -> str | None:
     if progress.step is None or not progress.steps:
         return None
     return f"{progress.step}/{progress.steps} ({100 * progress.step // progress.steps}%)"
-
-
-def duration(seconds: int) -> str:
-    """A time as people say it: 45s, 3m20s, 1h05m."""
-    minutes, rest = divmod(max(0, seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
-
-
-def seconds_of(text: str) -> float:
-    """The seconds that `duration` wrote."""
-    return float(sum(int(number) * _SECONDS[unit] for number, unit in _PARTS.findall(text)))
-
-
-def bytes_of(text: str) -> float:
-    """The bytes that `status.tuning.gpuMemory` says."""
-    return float(text.removesuffix(_GIB)) * 2**30

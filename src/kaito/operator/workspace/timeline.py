@@ -26,8 +26,10 @@ class Sighting:
     pods: Sequence[Manifest] = ()
     """Those of the workload, the first one first."""
     served: bool = False
-    weights: str = ""
-    """What a pod says of its weights once they are there; empty before."""
+    weights: tuple[str, str] | None = None
+    """When a pod had its weights loaded, and what it says of them; None before."""
+    first_token: tuple[str, str] | None = None
+    """The same of its first token."""
 
 
 def timeline(workspace: Manifest, sighting: Sighting, now: datetime) -> list[Manifest]:
@@ -60,11 +62,13 @@ def _seen(workspace: Manifest, sighting: Sighting, now: str) -> Iterable[tuple[s
     ready = condition_of(pod, "Ready") or {}
     is_ready = ready.get("status") == "True"
     if sighting.weights:
-        yield names.STEP_WEIGHTS_LOADED, now, sighting.weights
+        yield names.STEP_WEIGHTS_LOADED, *sighting.weights
     if is_ready:
         yield names.STEP_ENGINE_READY, str(ready.get("lastTransitionTime") or now), ""
     if sighting.served:
         yield names.STEP_SERVING, now, ""
+    if sighting.first_token:
+        yield names.STEP_FIRST_TOKEN, *sighting.first_token
 
 
 def _began(pod: Manifest) -> str:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -30,6 +31,7 @@ from kaito.runtime.artifacts.transport import Transport
 from kaito.runtime.artifacts.urls import download
 from kaito.runtime.failure import Failed, failure_line, write_termination_message
 from kaito.runtime.settings import Settings
+from kaito.runtime.starting import Fetching, Teller
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,18 @@ class Errand:
     settings: Settings
     transport: Transport
     watch: Watch = field(default=lambda count: None)
+    expect: Callable[[int], None] = field(default=lambda total: None)
+    """Told how many bytes `watch` will be told of in all, where that is known."""
 
 
 def fetch(config_path: str, settings: Settings) -> int:
     """Bring every item of a FetchConfig; 0, or 1 with the failure as the termination message."""
     try:
         config = load_config(settings.path(config_path))
+        teller = Teller(say)
         for item in config.items:
             began = time.monotonic()
-            got = fetch_item(item, config, settings)
+            got = fetch_item(item, config, settings, Fetching(teller, item.name, time.monotonic))
             how = "was there" if got.was_there else f"fetched in {time.monotonic() - began:.1f} s"
             say(f"kaito-runtime: {item.name} {how}: {got.bytes >> 20} MiB, {got.digest or 'no digest'}")
     except Failed as error:
@@ -92,10 +97,8 @@ def load_config(path: Path) -> FetchConfig:
         ) from None
 
 
-def fetch_item(
-    item: FetchItem, config: FetchConfig, settings: Settings, on_progress: Callable[[int], None] | None = None
-) -> Fetched:
-    """Bring one item; raises Failed. `on_progress` is told of every few bytes, from other threads."""
+def fetch_item(item: FetchItem, config: FetchConfig, settings: Settings, progress: Fetching | None = None) -> Fetched:
+    """Bring one item; raises Failed. `progress` is told of every few bytes, from other threads."""
     destination = place_of(item.destination, settings)
     source = source_hash(item)
     there = recorded(destination)
@@ -105,7 +108,8 @@ def fetch_item(
     public_only = config.public_only and isinstance(item.source, UrlSource)
     transport = Transport(ca_file, public_only=public_only)
     errand = Errand(item, config, settings, transport)
-    errand = replace(errand, watch=on_progress) if on_progress else errand
+    if progress is not None:
+        errand = replace(errand, watch=progress, expect=partial(setattr, progress, "total"))
     try:
         with staged(destination, source) as staging:
             record = staging.found or bring(errand, staging)
@@ -141,6 +145,7 @@ def bring_oci(errand: Errand, source: OciSource, staging: Staging) -> str:
     registry = registry_for(errand, reference_of(source.reference))
     registry.connect()
     content, digest = registry.resolve()
+    errand.expect(sum(layer.blob.size for layer in content.layers))
     Pull(registry, source, staging, errand.watch).run(content)
     return digest
 

@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from kaito.runtime.bench import FULL, LIGHT, Result, Seen, measured
 from kaito.runtime.serve.backend import Backend
 from kaito.runtime.serve.limits import Queue
 from kaito.runtime.serve.state import ServingState
+from kaito.runtime.starting import utc_now
 
 SETTLE_S = 5.0
 """Seconds without a request before it begins."""
@@ -60,7 +60,7 @@ async def benchmark(
         "output_tokens": load.output_tokens,
         "max_concurrency": load.streams,
     }
-    say(f"KAITO_BENCHMARK_CONFIG {now()} {json.dumps(config)}")
+    say(f"KAITO_BENCHMARK_CONFIG {utc_now()} {json.dumps(config)}")
     seen = Seen()
     result = await measured(session, backend.url, backend.names[0], load, seen=seen)
     if result is None:
@@ -78,7 +78,7 @@ async def benchmark(
         engine=state.engine,
         engine_version=engine_version(state.engine),
     )
-    say(f"{BENCHMARK_MARK}{now()} {found.model_dump_json()}")
+    say(f"{BENCHMARK_MARK}{utc_now()} {found.model_dump_json()}")
     state.facts["performance"] = result.report()
     state.benchmark = {
         "tokens_per_minute": result.tokens_per_minute,
@@ -92,7 +92,7 @@ async def benchmark(
 def not_measured(kind: Literal["light", "full"], problem: str) -> str:
     """The line of the log that says that there are no figures, and why."""
     nothing = BenchmarkResult(vllm_total_tpm=-1, load=kind, problem=problem)
-    return f"{BENCHMARK_MARK}{now()} {nothing.model_dump_json()}"
+    return f"{BENCHMARK_MARK}{utc_now()} {nothing.model_dump_json()}"
 
 
 def engine_version(engine: Engine) -> str:
@@ -101,8 +101,3 @@ def engine_version(engine: Engine) -> str:
         with suppress(PackageNotFoundError):
             return version(name)
     return ""
-
-
-def now() -> str:
-    """The time for a line of the log."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

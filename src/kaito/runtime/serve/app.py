@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,12 +43,14 @@ from kaito.runtime.serve.prepare import (
     resolved,
 )
 from kaito.runtime.serve.relay import EnginePool
-from kaito.runtime.serve.state import READY, STOPPING, Download, ServingState
+from kaito.runtime.serve.start import Start, first_token
+from kaito.runtime.serve.state import READY, STOPPING, ServingState
 from kaito.runtime.serve.supervise import EngineProcess
 from kaito.runtime.serve.tensors import shapes_in
-from kaito.runtime.serve.watch import follow_download, watch
+from kaito.runtime.serve.watch import bytes_below, follow_download, watch
 from kaito.runtime.serve.wire import Listener
 from kaito.runtime.settings import Settings
+from kaito.runtime.starting import Teller
 from kaito.runtime.weights import hub_bytes, resolve
 
 DRAIN_S = 5.0
@@ -89,7 +92,10 @@ async def run(config_path: str, settings: Settings) -> None:
     watching = asyncio.create_task(watch_keys(keys)) if keys is not None else None
     try:
         with tempfile.TemporaryDirectory(prefix="kaito-runtime-") as scratch:
-            serving = Serving(config, settings, front, config_path=config_path, listener=listener, stop=stop)
+            start = Start(Teller(say), front.state)
+            serving = Serving(
+                config, settings, front, config_path=config_path, listener=listener, stop=stop, start=start
+            )
             await serving.run(Path(scratch))
     finally:
         if watching is not None:
@@ -141,6 +147,7 @@ class Serving:
     config_path: str
     listener: Listener
     stop: asyncio.Event
+    start: Start
 
     async def run(self, scratch: Path) -> None:
         """Prepare, start the engine and see it to its end; raises Failed when that comes unasked."""
@@ -150,6 +157,7 @@ class Serving:
         for option in launch.ignored:
             say(f"kaito-runtime: the option {option} of inference_config.yaml is left out: the front sets it")
         say("kaito-runtime: starting " + " ".join(masked(launch.argv)))
+        self.start.weigh = partial(weight_of, facts)
         self.front.state.enter("Loading the engine")
         engine = await EngineProcess.start(launch, self.settings.environment, on_line=self.note_phase)
         backend = backend_of(self.config, launch, facts)
@@ -158,9 +166,10 @@ class Serving:
             pool = EnginePool(launch.socket)
             if facts.rank == 0:
                 self.front.attach(backend, session, pool)
-            ready = asyncio.create_task(announce_ready(self.front.state, session, backend, has_api=facts.rank == 0))
+            ready = asyncio.create_task(announce_ready(self.start, session, backend, has_api=facts.rank == 0))
             watching = asyncio.create_task(self.watched(session, backend, ready, rank=facts.rank))
             downloading = asyncio.create_task(self.follow(facts))
+            greeting = asyncio.create_task(self.greeted(session, backend, ready, rank=facts.rank))
             measuring = asyncio.create_task(self.measured(session, backend, ready))
             following = asyncio.create_task(self.follow_adapters(facts, session, ready, scratch=scratch))
             try:
@@ -168,6 +177,7 @@ class Serving:
             finally:
                 watching.cancel()
                 downloading.cancel()
+                greeting.cancel()
                 measuring.cancel()
                 ready.cancel()
                 following.cancel()
@@ -203,6 +213,7 @@ class Serving:
         if phase is not None and phase != state.phase:
             state.enter(phase)
             say(f"kaito-runtime: {phase} ({state.seconds():.1f} s)")
+            self.start.entered(phase)
 
     async def watched(self, session: ClientSession, backend: Backend, ready: asyncio.Task[None], *, rank: int) -> None:
         """Watch the other ranks from the start, and the engine once it is ready; raises Failed when one is lost or it
@@ -212,6 +223,12 @@ class Serving:
             await asyncio.wait((ready,))
             if rank == 0:
                 group.create_task(watch(session, backend, self.front.queue, time.monotonic))
+
+    async def greeted(self, session: ClientSession, backend: Backend, ready: asyncio.Task[None], *, rank: int) -> None:
+        """Once the engine answers, see it make a token."""
+        await asyncio.wait((ready,))
+        if rank == 0:
+            await first_token(session, backend, self.start)
 
     async def measured(self, session: ClientSession, backend: Backend, ready: asyncio.Task[None]) -> None:
         """Measure the server once it is Ready, if that is wanted."""
@@ -225,14 +242,8 @@ class Serving:
         """Follow the engine's download of the weights, if it makes one."""
         if facts.local or facts.download_dir is None:
             return
-        state = self.front.state
-
-        def tell(download: Download) -> None:
-            state.download = download
-
-        folder = Path(facts.download_dir) / ("models--" + facts.model.replace("/", "--"))
         total = await hub_bytes(facts.model, facts.revision, self.settings)
-        await follow_download(folder, total, tell, time.monotonic)
+        await follow_download(folder_of(facts), total, self.start.downloaded, time.monotonic)
 
     async def until_the_end(self, engine: EngineProcess, watching: asyncio.Task[None]) -> None:
         """Return when told to stop; raises Failed when the engine ends before that, or hangs."""
@@ -291,14 +302,30 @@ def backend_of(config: ServeConfig, launch: Launch, facts: Facts) -> Backend:
     return Backend(engine=config.engine, names=launch.served_names, chat=chat)
 
 
-async def announce_ready(
-    state: ServingState, session: ClientSession, backend: Backend, *, has_api: bool = True
-) -> None:
+def folder_of(facts: Facts) -> Path:
+    """Where the weights are, or come to: a folder of the user's, or one of the hub's cache."""
+    if facts.local or facts.download_dir is None:
+        return Path(facts.model)
+    return Path(facts.download_dir) / ("models--" + facts.model.replace("/", "--"))
+
+
+def weight_of(facts: Facts) -> int:
+    """The bytes of the model's files, as far as they can be counted; files of a folder may be links to a cache."""
+    folder = folder_of(facts)
+    if not facts.local:
+        return bytes_below(folder)
+    with contextlib.suppress(OSError):
+        return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    return 0
+
+
+async def announce_ready(start: Start, session: ClientSession, backend: Backend, *, has_api: bool = True) -> None:
     """Wait until the engine answers, and say so; a rank without an API is ready to compute once it is started."""
     while has_api and not await is_healthy(session, backend):  # noqa: ASYNC110 - another process cannot set an event
         await asyncio.sleep(POLL_S)
-    state.enter(READY)
-    say(f"kaito-runtime: ready after {state.seconds():.1f} s")
+    start.state.enter(READY)
+    say(f"kaito-runtime: ready after {start.state.seconds():.1f} s")
+    start.entered(READY)
 
 
 async def shut_down(state: ServingState, listener: Listener) -> None:

@@ -26,17 +26,18 @@ from kaito.api.names import (
     REASON_WEIGHTS_NOT_FOUND,
 )
 
+LOADING = "Loading the weights"
 PHASES: dict[Engine, tuple[tuple[str, str], ...]] = {
     "vllm": (
         ("non-default args", "Checking the model"),
         ("Initializing a V1 LLM engine", "Starting the engine"),
-        ("Starting to load model", "Loading the weights"),
+        ("Starting to load model", LOADING),
         ("Loading weights took", "Reserving the KV cache"),
         ("Start compiling function", "Compiling the model"),
         ("init engine", "Opening the API"),
     ),
     "transformers": (
-        ("Loading weights", "Loading the weights"),
+        ("Loading weights", LOADING),
         ("Opening the API", "Opening the API"),
     ),
 }

@@ -20,7 +20,7 @@ from transformers import BitsAndBytesConfig, DataCollatorForLanguageModeling, Hf
 from trl import DPOConfig, SFTConfig
 
 from kaito.api.training import TrainingOptions
-from kaito.api.training_keys import OLD_COLLATOR, OLD_TRAINING, RENAMED
+from kaito.api.training_keys import OLD_COLLATOR, OLD_TRAINING, OWN_TRAINING, PATIENCE, RENAMED, THRESHOLD
 from kaito.runtime.tune import sharding
 from kaito.runtime.tune.job import Job
 from kaito.runtime.tune.options import bad, unknown_key
@@ -37,7 +37,8 @@ BATCH = 8
 def training_arguments(job: Job, options: TrainingOptions, *, preference: bool, context: int | None) -> Arguments:
     """The arguments of the trainer; raises Failed (TuningConfigInvalid)."""
     kind = DPOConfig if preference else SFTConfig
-    values = {key: value for key, value in as_named_now(options.training).items() if key not in sharding.KEYS}
+    values = as_named_now(options.training)
+    values = {key: value for key, value in values.items() if key not in sharding.KEYS and key not in OWN_TRAINING}
     known = {field.name for field in dataclasses.fields(kind)}
     for key in values:
         if key not in known:
@@ -56,12 +57,34 @@ def as_named_now(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def early_stopping(options: TrainingOptions) -> tuple[int, float] | None:
+    """How often the evaluation may show no improvement, and of how much; None for as often as it likes. Raises Failed
+    (TuningConfigInvalid)."""
+    given = options.training.get(PATIENCE)
+    if given is None:
+        return None
+    try:
+        patience, threshold = int(given), float(options.training.get(THRESHOLD) or 0)
+    except (TypeError, ValueError):
+        patience, threshold = 0, 0.0
+    if patience < 1 or threshold < 0:
+        raise bad(f"TrainingArguments.{PATIENCE} must be a whole number from 1, and {THRESHOLD} no less than 0.")
+    if options.dataset.train_test_split in (None, 1, 1.0):
+        what = f"TrainingArguments.{PATIENCE} needs rows to evaluate with, and all are trained on."
+        raise bad(what, "Set DatasetConfig.train_test_split below 1.")
+    return patience, threshold
+
+
 def _defaults(job: Job, options: TrainingOptions, given: Mapping[str, Any], context: int | None) -> dict[str, Any]:
     on_gpu = job.device == "cuda"
     length = min(1024, context) if context else 1024
     chosen: dict[str, Any] = {"max_length": length, "logging_steps": 1, "gradient_checkpointing": on_gpu}
     if options.dataset.train_test_split not in (None, 1, 1.0) and "eval_strategy" not in given:
         chosen["eval_strategy"] = "epoch"
+    if early_stopping(options) is not None and "save_strategy" not in given:
+        # The best checkpoint is the result, so there is one for each evaluation.
+        chosen |= {"save_strategy": given.get("eval_strategy", "epoch"), "load_best_model_at_end": True}
+        chosen |= {"save_steps": given["eval_steps"]} if "eval_steps" in given else {}
     if not {"bf16", "fp16"} & set(given):
         is_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         chosen |= {"bf16": is_bf16, "fp16": on_gpu and not is_bf16}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -53,6 +53,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     checkpoint_s: float
     rows: int
     notes: list[str] = field(default_factory=list)
+    patience: tuple[int, float] | None = None
+    """How many evaluations in a row may show no improvement, and of how much."""
     points: list[Point] = field(default_factory=list)
     stop: bool = False
     tokens_per_second: float | None = None
@@ -124,8 +126,11 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self._saved_at = self._step_at = time.monotonic()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """An evaluation is no part of the next step's time."""
+        """An evaluation is no part of the next step's time; it may be the last."""
         self._step_at = time.monotonic()
+        losses = [point.eval_loss for point in self.points if point.eval_loss is not None]
+        if self.patience is not None and is_enough(losses, *self.patience):
+            control.should_training_stop = True
 
     def _tell(self, state: TrainerState) -> None:
         if not state.is_world_process_zero:
@@ -159,6 +164,15 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self.stop = True
 
         signal.signal(signal.SIGTERM, asked)
+
+
+def is_enough(losses: Sequence[float], patience: int, threshold: float) -> bool:
+    """Whether so many evaluations in a row have not improved on the best before them by more than the threshold."""
+    best, since = math.inf, 0
+    for loss in losses:
+        since = 0 if loss < best - threshold else since + 1
+        best = min(best, loss)
+    return since >= patience
 
 
 def build(
@@ -262,5 +276,8 @@ def run(trainer: Any, watcher: Watcher, output_dir: Path) -> None:
     trainer.train(resume_from_checkpoint=str(begun) if begun is not None else None)
     if watcher.stop and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped
+    if trainer.state.global_step < trainer.state.max_steps:
+        where = f"{trainer.state.global_step} of {trainer.state.max_steps}"
+        watcher.notes.append(f"It ended early, after step {where}: the evaluation improved no more.")
     if trainer.eval_dataset is not None and watcher.losses[1] is None:
         trainer.evaluate()

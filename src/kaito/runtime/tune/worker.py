@@ -29,7 +29,13 @@ from kaito.api.training import TrainingOptions
 from kaito.runtime.failure import Failed
 from kaito.runtime.serve.guard import tie_to_parent
 from kaito.runtime.tune import base, check, fitting, packing, prepare, survey
-from kaito.runtime.tune.arguments import Arguments, check_collator, lora_config, training_arguments
+from kaito.runtime.tune.arguments import (
+    Arguments,
+    check_collator,
+    early_stopping,
+    lora_config,
+    training_arguments,
+)
 from kaito.runtime.tune.checkpoints import remove_unfinished
 from kaito.runtime.tune.encoding import Encoder
 from kaito.runtime.tune.job import (
@@ -121,7 +127,7 @@ def work(job: Job, teller: Teller) -> None:
     model = base.load_model(job, options, config, sharding)
     fitting.fit(job, options, arguments, model, sharding)
     keep_apart(arguments, model, notes)
-    watcher = Watcher(teller, job.checkpoint_s, rows=data.prepared.rows, notes=notes)
+    watcher = Watcher(teller, job.checkpoint_s, rows=data.prepared.rows, notes=notes, patience=early_stopping(options))
     watcher.heed_signals()
     trainer = build(
         model, tokenizer, without_preparation(arguments), job=job, options=options, data=data, notes=watcher.notes

@@ -18,6 +18,7 @@ from kaito.runtime.tune import estimate
 from kaito.runtime.tune.job import Job
 
 arguments = pytest.importorskip("kaito.runtime.tune.arguments")
+train = pytest.importorskip("kaito.runtime.tune.train")
 costs = pytest.importorskip("kaito.runtime.tune.costs")
 EMPTY = "training_config: {}"
 
@@ -57,6 +58,7 @@ training_config:
         (False, "beta: 0.1", "TrainingArguments has no key beta"),
         (True, "packing: true", "TrainingArguments has no key packing"),
         (False, "learning_rate: much", "TrainingArguments"),
+        (False, "early_stopping_patience: soon", "a whole number from 1"),
     ],
 )
 def test_what_this_trainer_has_not_is_refused(preference: bool, setting: str, says: str) -> None:
@@ -74,3 +76,30 @@ def test_memory_and_time_are_estimated_from_a_models_configuration_alone(tmp_pat
     assert "Time of 3 epochs" in found[1] and re.search(r"1\d\.\d hours \(A100\)", found[1])
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     assert costs.costs(estimate.Tokens((100,), rows=1, limit=1024), parse_options(EMPTY), tmp_path) == []
+
+
+def test_a_training_may_end_early_with_its_best_checkpoint() -> None:
+    text = "training_config: {TrainingArguments: {early_stopping_patience: '2', eval_strategy: steps, eval_steps: 5}}"
+    found = arguments.training_arguments(JOB, parse_options(text), preference=False, context=None)
+    assert (found.save_strategy.value, found.save_steps, found.load_best_model_at_end) == ("steps", 5, True)
+    assert arguments.early_stopping(parse_options(text)) == (2, 0.0)
+    whole = "training_config: {TrainingArguments: {early_stopping_patience: 2}, DatasetConfig: {train_test_split: 1}}"
+    with pytest.raises(Failed, match="needs rows to evaluate with"):
+        arguments.early_stopping(parse_options(whole))
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "threshold", "expected"),
+    [
+        ([], 1, 0.0, False),
+        ([3, 2, 1], 1, 0.0, False),
+        ([3, 2, 2], 1, 0.0, True),
+        ([3, 2, 2.5, 1.9, 2], 2, 0.0, False),
+        ([3, 2, 2.5, 2.1], 2, 0.0, True),
+        ([3, 2.95, 2.9], 2, 0.2, True),
+    ],
+)
+def test_patience_ends_when_nothing_improves(
+    losses: list[float], patience: int, threshold: float, expected: bool
+) -> None:
+    assert train.is_enough(losses, patience, threshold) == expected
