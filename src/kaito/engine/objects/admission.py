@@ -106,9 +106,10 @@ class Admission:
 
 def _is_deleting(record: Record) -> bool:
     """Whether the stored object is being deleted; found out once for each record."""
-    found: bool | None = record.cache.get("deleting")
+    found: bool | None = record.known("deleting")
     if found is None:
-        found = record.cache["deleting"] = bool(decode(record.value)["metadata"].get("deletionTimestamp"))
+        found = bool(decode(record.value)["metadata"].get("deletionTimestamp"))
+        record.remember("deleting", found)
     return found
 
 
