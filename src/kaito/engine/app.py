@@ -30,7 +30,7 @@ from kaito.engine.http.kubeconfig import write_kubeconfig
 from kaito.engine.http.listener import Listener, listen
 from kaito.engine.http.server import Server
 from kaito.engine.http.websocket import PodSocket
-from kaito.engine.kinds import Kinds
+from kaito.engine.kinds import BUILT_IN, METRICS, REVIEWS, Kinds
 from kaito.engine.node.addresses import service_network
 from kaito.engine.node.agent import NodeAgent
 from kaito.engine.node.images import ImageMap, builtin_images, read_images
@@ -41,6 +41,7 @@ from kaito.engine.objects.admission import Admission
 from kaito.engine.objects.bootstrap import bootstrap
 from kaito.engine.objects.definitions import Definitions
 from kaito.engine.objects.deletion import Deletion
+from kaito.engine.objects.metrics import Metrics
 from kaito.engine.objects.podaccess import PodAccess
 from kaito.engine.objects.registry import Registry
 from kaito.engine.objects.resources import Resources
@@ -119,7 +120,7 @@ class Engine:
 
     async def _compose(self, store: Store, credentials: Credentials) -> Server:
         """The server and everything behind it."""
-        clock, kinds = self._clock, Kinds()
+        clock, kinds = self._clock, Kinds(BUILT_IN + REVIEWS + (METRICS if self._settings.node else ()))
         addresses = Addresses(store, str(self._service_network))
         registry = Registry(store, kinds, Strategies(kinds, {"/services": addresses.allocate}))
         caller = Caller(service_resolver(registry))
@@ -145,6 +146,7 @@ class Engine:
             Subresources(registry, resources, deletion, authenticator, self._pods, clock),
             Reviews(authenticator, authorizer, clock),
             Documents(kinds),
+            Metrics(registry, self._pods, clock),
             authenticator=authenticator,
             authorizer=authorizer,
             socket=PodSocket(self._pods),
