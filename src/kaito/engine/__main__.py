@@ -9,7 +9,6 @@ too.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -20,6 +19,7 @@ import uvloop
 from kaito.engine.app import Engine
 from kaito.engine.http.listener import CannotListen
 from kaito.engine.node.images import ImageFileError
+from kaito.engine.pauses import collect_when_quiet
 from kaito.engine.settings import Settings, parse_settings
 from kaito.engine.storage.journal import AlreadyRunning
 
@@ -40,10 +40,10 @@ async def run(settings: Settings) -> int:
     received = signal.SIGTERM
     try:
         await engine.start()
-        # What is loaded now stays until the end: full collections, which every request waits for, need not look at it.
-        gc.freeze()
+        collecting = asyncio.create_task(collect_when_quiet(), name="collecting")
         sys.stderr.write(f"engine ready at {engine.url}; kubeconfig: {settings.kubeconfig_path}\n")
         received = await stopping
+        collecting.cancel()
     except (AlreadyRunning, CannotListen, ImageFileError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

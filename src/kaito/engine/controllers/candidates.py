@@ -31,12 +31,17 @@ class Candidates:
     def __init__(self, wanted: Requests, dislikes: Mapping[str, float], room: Mapping[str, Load]) -> None:
         """`dislikes` names the nodes that can take a pod now, with what is added to their load; `room` is shared."""
         self._wanted, self._dislikes, self._room = wanted, dislikes, room
-        self._queue = [(self._score(name), name) for name in dislikes]
+        self._queue = [(self.score(name), name) for name in dislikes]
         heapq.heapify(self._queue)
         self.refusal = ""
         """Why there is none, once that was found out."""
 
-    def _score(self, name: str) -> float:
+    def fitting(self) -> list[str]:
+        """The nodes that can take one more pod."""
+        return [name for name in self._dislikes if not short_of(self._room[name], self._wanted)]
+
+    def score(self, name: str) -> float:
+        """How full the node would be, and what else speaks against it: the lower, the better."""
         return self._room[name].share_with(self._wanted) + self._dislikes[name]
 
     def best(self) -> str | None:
@@ -45,7 +50,7 @@ class Candidates:
             score, name = self._queue[0]
             if short_of(self._room[name], self._wanted):
                 heapq.heappop(self._queue)
-            elif (current := self._score(name)) > score:
+            elif (current := self.score(name)) > score:
                 heapq.heapreplace(self._queue, (current, name))
             else:
                 return name

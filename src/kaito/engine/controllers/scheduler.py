@@ -3,7 +3,8 @@
 """The scheduler: chooses a node for each pod that names `default-scheduler` and has none.
 
 All waiting pods are placed in one plan, in the order of their creation, so that two pods never get the same GPU: the
-sums of the plan itself are what the next pod sees. `capacity.py` does the sums, `selection.py` the predicates.
+sums of the plan itself are what the next pod sees. `capacity.py` does the sums, `selection.py` the predicates,
+`topology.py` knows what pods want of each other, `preemption.py` who makes room for whom.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from kaito.engine.controllers import pods as pod
 from kaito.engine.controllers.candidates import Candidates, form_of
 from kaito.engine.controllers.capacity import Load, Placed, Requests, loads, requests_of, short_of
 from kaito.engine.controllers.nodelifecycle import effective_taints
-from kaito.engine.controllers.selection import node_matches, tolerates
-from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, key_of, rfc3339
-from kaito.kube.plan import Controller, Create, Event, Patch, Plan, Reader, Watch
-from kaito.kube.resource import NODES, PERSISTENT_VOLUME_CLAIMS, PODS
+from kaito.engine.controllers.preemption import eviction_for, may_preempt, priority_of, remove, waits_for_leaving
+from kaito.engine.controllers.selection import node_matches, preference_met, tolerates
+from kaito.engine.controllers.topology import SOFT_SHARE, Neighbours, Rules, has_rules
+from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, key_of, labels_of, rfc3339
+from kaito.kube.plan import Controller, Create, Delete, Event, Patch, Plan, Reader, Watch, no_keys
+from kaito.kube.resource import NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PODS
 
 SCHEDULER = "default-scheduler"
 ROUND = Key("", "every waiting pod")
@@ -29,6 +32,9 @@ ROUND = Key("", "every waiting pod")
 RETRY_S = 5.0
 # How long a pod may wait for a new claim to be bound before it is called unschedulable
 PATIENCE_S = 3.0
+# How many pods with wishes about their neighbours one round places, as each is held against every node
+RULED_AT_ONCE = 100
+SOON_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,11 @@ class Observed:
     placed: tuple[tuple[str, Requests], ...]
     nodes: tuple[Manifest, ...]
     claims: dict[Key, Manifest]
+    on_nodes: tuple[Manifest, ...] = ()
+    """The pods that `placed` sums up."""
+    namespaces: tuple[Manifest, ...] = ()
+    is_ruled: bool = False
+    """Whether any pod has wishes about others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,7 @@ def controller() -> Controller[Observed]:
             Watch(NODES, lambda obj: [ROUND]),
             Watch(PODS, pod_keys),
             Watch(PERSISTENT_VOLUME_CLAIMS, lambda obj: [ROUND]),
+            Watch(NAMESPACES, no_keys),
         ),
         workers=1,
     )
@@ -96,11 +108,16 @@ def observe(placed: Placed, reader: Reader, key: Key) -> Observed | None:
             claim = reader.get(PERSISTENT_VOLUME_CLAIMS, name, p["metadata"]["namespace"])
             if claim is not None:
                 claims[key_of(claim)] = claim
+    on_nodes = [p for p in every if p["spec"].get("nodeName") and not pod.is_finished(p)]
+    is_ruled = any(map(has_rules, waiting)) or any(map(has_rules, on_nodes))
     return Observed(
         waiting=tuple(sorted(waiting, key=_queue_order)),
-        placed=placed.of(p for p in every if p["spec"].get("nodeName") and not pod.is_finished(p)),
+        placed=placed.of(on_nodes),
         nodes=tuple(reader.list(NODES)),
         claims=claims,
+        on_nodes=tuple(on_nodes),
+        is_ruled=is_ruled,
+        namespaces=tuple(reader.list(NAMESPACES)) if is_ruled else (),
     )
 
 
@@ -116,21 +133,32 @@ def claim_names(p: Manifest) -> list[str]:
 
 def plan(observed: Observed, now: datetime) -> Plan:
     """A binding for each pod that fits somewhere, a condition and an event for each that does not."""
-    room = loads(observed.nodes, observed.placed)
-    candidates: dict[str, Candidates] = {}
+    board = Board(observed)
+    ruled = 0
     create: list[Create] = []
     patches: list[Patch] = []
+    delete: list[Delete] = []
     events: list[Event] = []
     for p in observed.waiting:
-        choice = place(p, observed, room, candidates)
+        if ruled == RULED_AT_ONCE:
+            break
+        rules = board.rules_of(p)
+        choice = board.place(p, rules)
         if isinstance(choice, Refusal):
             if choice.passing and (now - pod.created_at(p)).total_seconds() < PATIENCE_S:
                 continue
-            patches += _unschedulable(p, choice, now)
+            chance = None if choice.passing else board.make_room(p, rules)
+            node, victims = chance or ("", ())
+            patches += _unschedulable(p, choice, now, node=node)
+            for victim in victims:
+                patches.append(_preempted(victim, now))
+                delete.append(Delete(PODS, key_of(victim), victim["metadata"]["uid"]))
+                events.append(Event(victim, "Preempted", f"Preempted by pod {p['metadata']['uid']} on node {node}"))
             if not _is_known(p, choice):
                 events.append(Event(p, "FailedScheduling", choice.message, type="Warning"))
             continue
-        room[choice].add(requests_of(p))
+        board.add(p, choice)
+        ruled += rules is not None
         create.append(_binding(p, choice))
         name = key_of(p)
         events.append(Event(p, "Scheduled", f"Successfully assigned {name} to {choice}"))
@@ -138,23 +166,102 @@ def plan(observed: Observed, now: datetime) -> Plan:
     return Plan(
         patches=tuple(patches),
         create=tuple(create),
+        delete=tuple(delete),
         events=tuple(events),
-        requeue_after_s=RETRY_S if stuck else None,
+        requeue_after_s=SOON_S if ruled == RULED_AT_ONCE else RETRY_S if stuck else None,
     )
 
 
-def place(p: Manifest, observed: Observed, room: dict[str, Load], candidates: dict[str, Candidates]) -> str | Refusal:
-    """The name of the node for the pod: of those that fit, the one with the most room left.
+class Board:
+    """One round: the room on the nodes and the pods there, and what was placed since the round began."""
 
-    `candidates` are those that this round has found already, by the pods' form.
-    """
-    problem = _unbound_claim(p, observed.claims)
-    if problem is not None:
-        return Refusal(f"0/{len(observed.nodes)} nodes are available: {problem}.", passing=True)
-    form = form_of(p)
-    if form not in candidates:
-        candidates[form] = _candidates(p, observed.nodes, room)
-    return candidates[form].best() or Refusal(_refusal(p, observed.nodes, room, candidates[form]))
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+        self._room = loads(observed.nodes, observed.placed)
+        self._candidates: dict[str, Candidates] = {}
+        """The nodes for the forms of pods that have come so far."""
+        namespaces = {item["metadata"]["name"]: labels_of(item) for item in observed.namespaces}
+        rest = (observed.nodes, observed.on_nodes, namespaces)
+        self._neighbours = Neighbours(*rest) if observed.is_ruled else None
+        self._there: dict[str, list[Manifest]] | None = None
+        """The pods on each node that may have to leave, once somebody wants to know."""
+        self._hopeless: set[tuple[str, int]] = set()
+        """The forms and priorities for which nobody can make room."""
+
+    def add(self, p: Manifest, node: str) -> None:
+        """The pod goes to the node."""
+        self._room[node].add(requests_of(p))
+        if self._neighbours is not None:
+            self._neighbours.add(p, node)
+
+    def rules_of(self, p: Manifest) -> Rules | None:
+        """What the pod and its neighbours want of each other, if anything."""
+        if self._neighbours is None:
+            return None
+        return Rules(p, self._observed.nodes, self._neighbours) or None
+
+    def place(self, p: Manifest, rules: Rules | None) -> str | Refusal:
+        """The name of the node for the pod: of those that may have it, the one that suits it best."""
+        nodes = self._observed.nodes
+        problem = _unbound_claim(p, self._observed.claims)
+        if problem is not None:
+            return Refusal(f"0/{len(nodes)} nodes are available: {problem}.", passing=True)
+        form = form_of(p)
+        if form not in self._candidates:
+            self._candidates[form] = _candidates(p, nodes, self._room)
+        candidates = self._candidates[form]
+        if rules is None:
+            return candidates.best() or Refusal(self._refusal_of(p, candidates))
+        free = [name for name in candidates.fitting() if not rules.problem(name)]
+        dislikes = rules.dislikes(free)
+        best = min(free, key=lambda name: (candidates.score(name) + dislikes[name], name), default=None)
+        return best or Refusal(self._refusal(p, rules))
+
+    def make_room(self, p: Manifest, rules: Rules | None) -> tuple[str, tuple[Manifest, ...]] | None:
+        """The node that the refused pod is to get, and who has to leave it now; None when nobody can make room."""
+        names = {node["metadata"]["name"] for node in self._observed.nodes}
+        likeness = (form_of(p), priority_of(p))
+        if not may_preempt(p) or likeness in self._hopeless:
+            return None
+        if self._there is None:
+            self._there = {}
+            for other in self._observed.on_nodes:
+                self._there.setdefault(other["spec"]["nodeName"], []).append(other)
+        nominated = (p.get("status") or {}).get("nominatedNodeName", "")
+        if nominated in names and waits_for_leaving(p, self._there.get(nominated, ())):
+            self._room[nominated].add(requests_of(p))
+            return nominated, ()
+        suitable = [
+            node["metadata"]["name"]
+            for node in self._observed.nodes
+            if not _problems(p, node, EMPTY, {}) and not (rules and rules.problem(node["metadata"]["name"]))
+        ]
+        found = eviction_for(p, suitable, self._there, self._room)
+        if found is None:
+            if rules is None:
+                self._hopeless.add(likeness)
+            return None
+        for victim in found.victims:
+            self._there[found.node].remove(victim)
+            remove(self._room[found.node], victim)
+        self._room[found.node].add(requests_of(p))
+        return found.node, tuple(victim for victim in found.victims if not is_deleting(victim))
+
+    def _refusal_of(self, p: Manifest, candidates: Candidates) -> str:
+        """Why none of the nodes takes the pod: found out for the first one of its form in a round."""
+        if not candidates.refusal:
+            candidates.refusal = self._refusal(p, None)
+        return candidates.refusal
+
+    def _refusal(self, p: Manifest, rules: Rules | None) -> str:
+        wanted, nodes = requests_of(p), self._observed.nodes
+        reasons: Counter[str] = Counter()
+        for node in nodes:
+            problems = _problems(p, node, _load(node, self._room), wanted)
+            if not problems and rules is not None:
+                problems = [rules.problem(node["metadata"]["name"])]
+            reasons.update(problems)
+        return _explain(len(nodes), reasons)
 
 
 def _candidates(p: Manifest, nodes: tuple[Manifest, ...], room: dict[str, Load]) -> Candidates:
@@ -166,15 +273,6 @@ def _candidates(p: Manifest, nodes: tuple[Manifest, ...], room: dict[str, Load])
 
 def _load(node: Manifest, room: dict[str, Load]) -> Load:
     return room[node["metadata"]["name"]]
-
-
-def _refusal(p: Manifest, nodes: tuple[Manifest, ...], room: dict[str, Load], candidates: Candidates) -> str:
-    """Why none of the nodes takes the pod: found out for the first one of its form in a round."""
-    if not candidates.refusal:
-        wanted = requests_of(p)
-        reasons = Counter(problem for n in nodes for problem in _problems(p, n, _load(n, room), wanted))
-        candidates.refusal = _explain(len(nodes), reasons)
-    return candidates.refusal
 
 
 def _unbound_claim(p: Manifest, claims: dict[Key, Manifest]) -> str | None:
@@ -204,6 +302,7 @@ def _problems(p: Manifest, node: Manifest, load: Load, wanted: Requests) -> list
     return [f"Insufficient {name}" if name != "pods" else "Too many pods" for name in short_of(load, wanted)]
 
 
+EMPTY = Load({}, {})
 UNSCHEDULABLE = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
 
 
@@ -212,7 +311,7 @@ def _dislike(p: Manifest, node: Manifest) -> float:
     tolerations = p["spec"].get("tolerations") or []
     taints = node["spec"].get("taints") or []
     soft = [t for t in taints if t["effect"] == "PreferNoSchedule" and not tolerates(tolerations, t)]
-    return float(len(soft))
+    return len(soft) + SOFT_SHARE * (1.0 - preference_met(p["spec"], node))
 
 
 def _explain(count: int, reasons: Counter[str]) -> str:
@@ -239,9 +338,24 @@ def _is_known(p: Manifest, refusal: Refusal) -> bool:
     return old.get("status") == "False" and old.get("message") == refusal.message
 
 
-def _unschedulable(p: Manifest, refusal: Refusal, now: datetime) -> list[Patch]:
-    """Sets the condition PodScheduled False; nothing if it says so already."""
-    if _is_known(p, refusal):
+def _preempted(p: Manifest, now: datetime) -> Patch:
+    """Tells in the pod's status why it is deleted."""
+    condition = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "PreemptionByScheduler",
+        "message": f"{SCHEDULER}: preempting to accommodate a higher priority pod",
+        "lastTransitionTime": rfc3339(now),
+    }
+    others = [c for c in (p.get("status") or {}).get("conditions") or [] if c["type"] != "DisruptionTarget"]
+    return Patch(PODS, key_of(p), {"status": {"conditions": [*others, condition]}}, subresource="status")
+
+
+def _unschedulable(p: Manifest, refusal: Refusal, now: datetime, *, node: str) -> list[Patch]:
+    """Sets the condition PodScheduled False, and the node that the pod is to get when there is room; nothing if they
+    say so already."""
+    nominated = (p.get("status") or {}).get("nominatedNodeName", "")
+    if _is_known(p, refusal) and nominated == node:
         return []
     old = condition_of(p, "PodScheduled") or {}
     since = old["lastTransitionTime"] if old.get("status") == "False" else rfc3339(now)
@@ -254,4 +368,7 @@ def _unschedulable(p: Manifest, refusal: Refusal, now: datetime) -> list[Patch]:
         "lastTransitionTime": since,
     }
     others = [c for c in (p.get("status") or {}).get("conditions") or [] if c["type"] != "PodScheduled"]
-    return [Patch(PODS, key_of(p), {"status": {"conditions": [*others, condition]}}, subresource="status")]
+    status: Manifest = {"conditions": [*others, condition]}
+    if nominated != node:
+        status["nominatedNodeName"] = node or None
+    return [Patch(PODS, key_of(p), {"status": status}, subresource="status")]

@@ -64,6 +64,15 @@ def node_matches(pod_spec: Manifest, node: Manifest) -> bool:
     return required is None or any(term_matches(term, node) for term in required.get("nodeSelectorTerms") or [])
 
 
+def preference_met(pod_spec: Manifest, node: Manifest) -> float:
+    """How much of its preferred node affinity the pod finds on the node, from 0 to 1; 1 when it prefers nothing."""
+    affinity = (pod_spec.get("affinity") or {}).get("nodeAffinity") or {}
+    wishes = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or []
+    total = sum(wish["weight"] for wish in wishes)
+    met = sum(wish["weight"] for wish in wishes if term_matches(wish["preference"], node))
+    return float(met / total) if total else 1.0
+
+
 def term_matches(term: Manifest, node: Manifest) -> bool:
     """Whether one node selector term admits the node; an empty term admits none, as in Kubernetes."""
     expressions, fields = term.get("matchExpressions") or [], term.get("matchFields") or []

@@ -51,10 +51,10 @@ _LABELS = msgspec.json.Decoder(_Labelled)
 
 def labels_of_record(record: Record) -> dict[str, str]:
     """The record's labels, decoded once."""
-    labels: dict[str, str] | None = record.cache.get("labels")
+    labels: dict[str, str] | None = record.known("labels")
     if labels is None:
         labels = _LABELS.decode(record.value).metadata.labels or {}
-        record.cache["labels"] = labels
+        record.remember("labels", labels)
     return labels
 
 

@@ -12,8 +12,8 @@ when the object has changed meanwhile.
 
 from __future__ import annotations
 
+import os
 import random
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 
 from kaito.engine.kinds import Kind, Kinds
@@ -52,10 +52,10 @@ class Registry:
         if not kind.is_custom and not kind.is_converted:
             return record.value
         key = (kind.version, self.kinds.generation)
-        shown: bytes | None = record.cache.get(key)
+        shown: bytes | None = record.known(key)
         if shown is None:
             shown = encode(self.strategies.of(kind).shown(decode(record.value)), kind)
-            record.cache[key] = shown
+            record.remember(key, shown)
         return shown
 
     async def ready(self, kind: Kind, records: Iterable[Record], *, anew: bool = False) -> None:
@@ -186,7 +186,7 @@ class Registry:
         for field in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid"):
             meta.pop(field, None)
         meta["creationTimestamp"] = rfc3339(ctx.now)
-        meta["uid"] = str(uuid.uuid4())
+        meta["uid"] = new_uid()
         if strategy.kind.namespaced:
             meta["namespace"] = namespace
         else:
@@ -318,7 +318,7 @@ class Registry:
             await self.ready(kind, (record,))
         elif kind.is_custom:
             # It was defaulted and pruned by this very schema on its way here.
-            record.cache[kind.version, self.kinds.generation] = record.value
+            record.remember((kind.version, self.kinds.generation), record.value)
         ctx.written = self.view(record, kind)
         return stored if stored_kind is kind and not ctx.is_mutated else decode(ctx.written)
 
@@ -398,6 +398,13 @@ class Registry:
         if self.admission is not None and self.admission.concerns("DELETE", kind, namespace, ""):
             await self.admission.mutate("DELETE", kind, None, live, ctx, subresource="")
             await self.admission.validate("DELETE", kind, None, live, ctx, subresource="")
+
+
+def new_uid() -> str:
+    """A random UUID (version 4): what `str(uuid.uuid4())` gives, in a fifth of its time."""
+    text = os.urandom(16).hex()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
 
 def _with_owners(meta: Manifest, owners: list[Manifest]) -> Manifest:

@@ -16,8 +16,10 @@ from kaito.engine.schema import builtin, crd, decode, defaults, rules, structura
 from kaito.engine.schema.conversion import STORED_AS, converted
 from kaito.engine.schema.field import FieldError, invalid
 from kaito.engine.schema.prepare import prepare_create, without_former_type
+from kaito.engine.schema.schema_fit import Fit
 from kaito.engine.schema.schema_rules import Rules
 from kaito.engine.schema.shape import Shape
+from kaito.engine.schema.structural import Structure
 from kaito.engine.wire.context import WriteContext, strict_text
 from kaito.engine.wire.status import StatusError, bad_request
 from kaito.kube.manifest import Manifest, tree_copy
@@ -270,12 +272,16 @@ class Custom(Strategy):
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
         assert kind.definition is not None
-        self._schemas = {
-            f"{kind.group}/{entry['name']}": _schema_of(entry) for entry in kind.definition["spec"]["versions"]
-        }
         self.schema = _schema_of(kind.version_spec)
+        self._structure = Structure(self.schema)
+        self._structures = {
+            f"{kind.group}/{entry['name']}": self._structure
+            if entry["name"] == kind.version
+            else Structure(_schema_of(entry))
+            for entry in kind.definition["spec"]["versions"]
+        }
         self.shape = structural.shape_of(self.schema)
-        self._rules = Rules(self.schema)
+        self._rules, self._fit = Rules(self.schema), Fit(self.schema)
 
     def checked(self, obj: Any, ctx: WriteContext, *, duplicates: list[str]) -> Manifest:
         obj = dict(obj)
@@ -283,14 +289,14 @@ class Custom(Strategy):
             unknown = decode.decode_metadata(obj.setdefault("metadata", {}))
         except decode.DecodeError as error:
             raise self._not_decodable(error) from None
-        dropped = structural.prune(obj, self.schema)
+        dropped = self._structure.prune(obj)
         problems = [f'duplicate field "{path}"' if not path.startswith("yaml:") else path for path in duplicates]
         self._report(problems + [f'unknown field "{path}"' for path in [*unknown, *dropped]], ctx)
         checked: Manifest = obj
         return checked
 
     def completed(self, obj: Manifest) -> Manifest:
-        structural.apply_defaults(obj, self.schema)
+        self._structure.fill(obj)
         return obj
 
     def shown(self, obj: Manifest) -> Manifest:
@@ -301,12 +307,12 @@ class Custom(Strategy):
 
     def with_own_defaults(self, obj: Manifest) -> Manifest:
         """A stored object with the defaults of the version in which it is stored, in place."""
-        structural.apply_defaults(obj, self._schemas.get(obj["apiVersion"], self.schema))
+        self._structures.get(obj["apiVersion"], self._structure).fill(obj)
         return obj
 
     def pruned(self, obj: Manifest) -> Manifest:
         """The object without what this version's schema does not know, in place."""
-        structural.prune(obj, self.schema)
+        self._structure.prune(obj)
         return obj
 
     def stored(self, obj: Manifest) -> Manifest:
@@ -339,10 +345,10 @@ class Custom(Strategy):
         return {**new, "metadata": meta}
 
     def creation_errors(self, obj: Manifest) -> list[FieldError]:
-        return rules.custom_errors(obj, None, "", schema_of=self.schema, rules=self._rules)
+        return rules.custom_errors(obj, None, "", schema_of=self.schema, rules=self._rules, fit=self._fit)
 
     def update_errors(self, new: Manifest, live: Manifest, subresource: str) -> list[FieldError]:
-        return rules.custom_errors(new, live, subresource, schema_of=self.schema, rules=self._rules)
+        return rules.custom_errors(new, live, subresource, schema_of=self.schema, rules=self._rules, fit=self._fit)
 
     def reset(self, subresource: str) -> tuple[Path, ...]:
         if not self.has_status:

@@ -38,12 +38,12 @@ class Versions:
         if not converts_by_webhook(kind):
             return
         key = (kind.version, self._kinds.generation)
-        waiting = [record for record in records if anew or key not in record.cache]
+        waiting = [record for record in records if anew or record.known(key) is None]
         if not waiting:
             return
         shown = await self.converted(kind, [decode(record.value) for record in waiting], kind)
         for record, obj in zip(waiting, shown, strict=True):
-            record.cache[key] = encode(obj, kind)
+            record.remember(key, encode(obj, kind))
 
     async def stored(self, kind: Kind, obj: Manifest) -> Manifest:
         """The object, which is of the kind's version, in the version that is stored. Raises StatusError 500."""

@@ -161,13 +161,14 @@ class WatchStream:
             return b"".join(self._lines_of(batch.events))
         namespace = self._selection.namespace
         key = (self._form.name, namespace)
-        told = batch.cache.get(key)
+        told: bytes | None = batch.known(key)
         if told is None:
-            told = batch.cache[key] = b"".join(
+            told = b"".join(
                 self._form.event(event.type, self._view(event.record))
                 for event in batch.events
                 if namespace is None or event.record.namespace == namespace
             )
+            batch.remember(key, told)
         self._revision = batch.events[-1].revision
         return told
 
@@ -199,24 +200,24 @@ class WatchStream:
         if self._first and self._form.render is not None:
             return self._line(type_, self._shown_record(type_, event))
         key = (self._form.name, type_)
-        line: bytes | None = event.cache.get(key)
+        line: bytes | None = event.known(key)
         if line is None:
             line = self._form.event(type_, self._view(self._shown_record(type_, event)))
-            event.cache[key] = line
+            event.remember(key, line)
         return line
 
     def _shown_record(self, type_: EventType, event: Event) -> Record:
         """What a watcher sees: for an object that left the selection, its last state in it, at the new revision."""
         if type_ != "DELETED" or event.type == "DELETED" or event.previous is None:
             return event.record
-        shown: Record | None = event.cache.get("left")
+        shown: Record | None = event.known("left")
         if shown is None:
             obj = decode(event.previous.value)
             obj["metadata"]["resourceVersion"] = str(event.revision)
             record = event.record
             value = msgspec.json.encode(obj)
             shown = Record(record.collection, record.namespace, record.name, event.revision, value)
-            event.cache["left"] = shown
+            event.remember("left", shown)
         return shown
 
     def _line(self, type_: str, record: Record) -> bytes:

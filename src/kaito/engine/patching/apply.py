@@ -128,8 +128,11 @@ def track_update(
     (`builtin.zero`): fields that are always there are not owned for being there.
     """
     before = live if live is not None else (zero or {})
-    owners = managed.read(before) if subresource else managed.read_requested(new, before)
     me = Manager(manager, "Update", new["apiVersion"], subresource)
+    if live is None and not (new.get("metadata") or {}).get("managedFields"):
+        owned = _stripped(merge.compare(before, new, shape)[0], reset)
+        return managed.entries(Managed({me: owned}, {me: now}, {me: new["apiVersion"]})) if owned else []
+    owners = managed.read(before) if subresource else managed.read_requested(new, before)
     plain, after = _without_managed(before), _without_managed(new)
     changed, removed = merge.compare(plain, after, shape)
     changed, removed = _stripped(changed, reset), _stripped(removed, reset)

@@ -18,11 +18,11 @@ _ABSENT: Final = object()
 
 
 def _is_map(value: Any, shape: Shape) -> bool:
-    return isinstance(value, dict) and not shape.atomic and not shape.is_scalar
+    return shape.is_map and isinstance(value, dict)
 
 
 def _is_keyed(value: Any, shape: Shape) -> bool:
-    return isinstance(value, list) and bool(shape.keys or shape.is_set)
+    return shape.is_keyed and isinstance(value, list)
 
 
 def _child(shape: Shape, name: str) -> Shape:
@@ -111,6 +111,11 @@ def _compare(old: Any, new: Any, shape: Shape) -> _Difference:
 def _compare_children(
     before: dict[str, Any], after: dict[str, Any], shape_of: Callable[[str], Shape], prefix: str
 ) -> _Difference:
+    if not before:  # a new object, and everything that came into an old one
+        return {
+            prefix + name: whole(new, shape_of(name)) if isinstance(new, dict | list) else {}
+            for name, new in after.items()
+        }, None
     changed: FieldSet = {}
     removed: FieldSet = {}
     for name in {**before, **after}:

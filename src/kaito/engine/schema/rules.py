@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from kaito.engine.schema import crd, validation, validation_ephemeral
 from kaito.engine.schema.field import FieldError
+from kaito.engine.schema.schema_fit import Fit
 from kaito.engine.schema.schema_rules import Rules
 from kaito.engine.schema.schema_validation import validate
 from kaito.kube.manifest import Manifest
@@ -32,10 +33,10 @@ def built_in_errors(new: Manifest, live: Manifest | None, subresource: str) -> l
 
 
 def custom_errors(
-    new: Manifest, live: Manifest | None, subresource: str, *, schema_of: Manifest, rules: Rules
+    new: Manifest, live: Manifest | None, subresource: str, *, schema_of: Manifest, rules: Rules, fit: Fit
 ) -> list[FieldError]:
-    """What is wrong with a custom object; `rules` are those of the schema."""
-    found = validate(new, schema_of, live, rules=rules)
+    """What is wrong with a custom object; `rules` and `fit` are those of the schema."""
+    found = rules.errors(new, live) if fit.takes(new) else validate(new, schema_of, live, rules=rules)
     if live is None:
         return [*validation.validate_metadata(new), *found]
     if subresource == "status":

@@ -37,7 +37,7 @@ from kaito.kube.manifest import Manifest
 
 _INT_OR_STRING: Final = "x-kubernetes-int-or-string"
 _INTEGER_RANGES: Final = {"int32": 2**31, "int64": 2**63}
-_TYPE_META: Final = frozenset({"apiVersion", "kind"})
+TYPE_META: Final = frozenset({"apiVersion", "kind"})
 
 
 class Pattern(Protocol):
@@ -68,7 +68,7 @@ def validate_value(value: Any, schema: Manifest, path: str) -> list[FieldError]:
     wrong = _type_error(value, schema, path)
     if wrong:
         return [wrong]
-    errors = _limits(value, schema, path)
+    errors = limit_errors(value, schema, path)
     if "enum" in schema and value not in schema["enum"]:
         errors.append(unsupported(path, value, schema["enum"]))
     if isinstance(value, dict):
@@ -76,7 +76,7 @@ def validate_value(value: Any, schema: Manifest, path: str) -> list[FieldError]:
     elif isinstance(value, list) and isinstance(schema.get("items"), dict):
         for index, item in enumerate(value):
             errors += validate_value(item, schema["items"], f"{path}[{index}]")
-    return errors + _combinations(value, schema, path)
+    return errors + combination_errors(value, schema, path)
 
 
 def type_name(value: Any) -> str:
@@ -105,11 +105,12 @@ def _type_error(value: Any, schema: Manifest, path: str) -> FieldError | None:
         if not wanted and value is None and path:
             wanted = "object"
         if not wanted or found == wanted or (wanted == "number" and found == "integer"):
-            return _format_error(value, schema, path)
+            return format_error(value, schema, path)
     return type_invalid(path, found, f"{path} in body must be of type {wanted}: {json.dumps(found)}")
 
 
-def _format_error(value: Any, schema: Manifest, path: str) -> FieldError | None:
+def format_error(value: Any, schema: Manifest, path: str) -> FieldError | None:
+    """What is wrong with a value under the schema's format."""
     form = schema.get("format", "")
     if form in _INTEGER_RANGES and isinstance(value, int) and not isinstance(value, bool):
         if -_INTEGER_RANGES[form] <= value < _INTEGER_RANGES[form]:
@@ -166,7 +167,8 @@ _FORMATS: Final[Mapping[str, Callable[[str], object]]] = {
 }
 
 
-def _limits(value: Any, schema: Manifest, path: str) -> list[FieldError]:
+def limit_errors(value: Any, schema: Manifest, path: str) -> list[FieldError]:
+    """What is wrong with a value's size."""
     if isinstance(value, str):
         return _text_limits(value, schema, path)
     if isinstance(value, bool):
@@ -242,7 +244,7 @@ def _object(value: Manifest, schema: Manifest, path: str) -> list[FieldError]:
         if name not in value:
             errors.append(required(_join(path, name)))
     for name, item in value.items():
-        if not path and name in _TYPE_META:
+        if not path and name in TYPE_META:
             continue
         below = properties.get(name, additional)
         if isinstance(below, dict) and below:
@@ -250,7 +252,8 @@ def _object(value: Manifest, schema: Manifest, path: str) -> list[FieldError]:
     return errors
 
 
-def _combinations(value: Any, schema: Manifest, path: str) -> list[FieldError]:
+def combination_errors(value: Any, schema: Manifest, path: str) -> list[FieldError]:
+    """What is wrong with a value under allOf, anyOf, oneOf and not."""
     errors: list[FieldError] = []
     for part in schema.get("allOf") or []:
         errors += validate_value(value, part, path)
@@ -281,7 +284,7 @@ def _structure(value: Any, schema: Any, path: str) -> list[FieldError]:
         return []
     errors: list[FieldError] = []
     if isinstance(value, list):
-        errors += _list_type(value, schema, path)
+        errors += list_type_errors(value, schema, path)
         for index, item in enumerate(value):
             errors += _structure(item, schema.get("items"), f"{path}[{index}]")
     elif isinstance(value, dict):
@@ -293,7 +296,8 @@ def _structure(value: Any, schema: Any, path: str) -> list[FieldError]:
     return errors
 
 
-def _list_type(value: list[Any], schema: Manifest, path: str) -> list[FieldError]:
+def list_type_errors(value: list[Any], schema: Manifest, path: str) -> list[FieldError]:
+    """Which items of a set or keyed list stand there twice."""
     keys = schema.get("x-kubernetes-list-map-keys") or []
     kind = schema.get("x-kubernetes-list-type")
     if kind not in ("set", "map"):

@@ -43,10 +43,13 @@ class Shape:
     __slots__ = (
         "_children",
         "_element",
+        "_is_embedded",
         "_resolve",
         "_schema",
         "atomic",
         "format",
+        "is_keyed",
+        "is_map",
         "is_scalar",
         "is_set",
         "keys",
@@ -59,6 +62,7 @@ class Shape:
         "properties",
         "ref",
         "strategies",
+        "takes_others",
         "type",
     )
 
@@ -91,7 +95,14 @@ class Shape:
             self.preserves or (not self.properties and "additionalProperties" not in schema)
         )
         """Takes any field that it does not declare."""
+        self.takes_others = self.type == "any" or self.open or bool(schema.get("additionalProperties"))
+        """Whether a map may have keys that are not declared."""
+        self._is_embedded = bool(schema.get("x-kubernetes-embedded-resource"))
         self._read_marks(marks)
+        self.is_map = not self.atomic and not self.is_scalar
+        """Whether a dict of this shape is owned and merged field by field."""
+        self.is_keyed = bool(self.keys or self.is_set)
+        """Whether a list of this shape is owned and merged item by item."""
 
     def _type_of(self, schema: Manifest) -> str:
         if schema.get("x-kubernetes-int-or-string"):
@@ -147,14 +158,14 @@ class Shape:
 
     def child(self, name: str) -> Shape | None:
         """The shape of what stands at a key of a map: declared, or any when the map is open; None if not allowed."""
-        found = self._children.get(name) or self.field(name)
+        found = self._children.get(name)
         if found is not None:
             return found
-        if self._schema.get("x-kubernetes-embedded-resource") and name in ("apiVersion", "kind", "metadata"):
+        if name in self.properties:
+            return self.field(name)
+        if self._is_embedded and name in ("apiVersion", "kind", "metadata"):
             return UNTYPED
-        if self.type == "any" or self.open or self._schema.get("additionalProperties"):
-            return self.element
-        return None
+        return self.element if self.takes_others else None
 
     def default_of(self, key: str) -> Any:
         """The default of one of the list's key fields; None when it has none."""

@@ -4,44 +4,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 
 
-@dataclass(slots=True, eq=False)
-class Record:
-    """One stored object at one revision. `cache` is for readers who decode the value once for all."""
+class Remembering(msgspec.Struct, eq=False, gc=False, kw_only=True):
+    """What readers have found out about a value once for all, by names of their own.
+
+    No value here refers back to what holds it, so that Python's cycle collector, which stops everything for as long as
+    it looks at what is stored, need not know of these (`gc=False`); and most have nothing to remember.
+    """
+
+    _found: dict[Hashable, Any] | None = None
+
+    def known(self, name: Hashable) -> Any:
+        """What was found out, or None."""
+        return None if self._found is None else self._found.get(name)
+
+    def remember(self, name: Hashable, found: Any) -> None:
+        """Keep it as long as the value."""
+        if self._found is None:
+            self._found = {}
+        self._found[name] = found
+
+
+class Record(Remembering, eq=False, gc=False):
+    """One stored object at one revision."""
 
     collection: str
     namespace: str
     name: str
     revision: int
     value: bytes
-    cache: dict[Any, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
-class Event:
-    """One change. A DELETED event's record holds the last state, encoded with the revision of the deletion."""
+class Event(Remembering, eq=False, gc=False):
+    """One change. A DELETED event's record holds the last state, encoded with the revision of the deletion.
+
+    It remembers encoded forms that watchers share.
+    """
 
     type: EventType
     revision: int
     record: Record
     previous: Record | None
-    cache: dict[Any, Any] = field(default_factory=dict)
-    """Encoded forms that watchers share."""
 
 
-@dataclass(slots=True, eq=False)
-class Batch:
-    """The changes of one collection that were committed together, the same value for all of its watchers."""
+class Batch(Remembering, eq=False, gc=False):
+    """The changes of one collection that were committed together, the same value for all of its watchers.
+
+    It remembers what watchers of a kind are told of all the events, so that each has but to send it.
+    """
 
     events: list[Event]
-    cache: dict[Any, bytes] = field(default_factory=dict)
-    """What watchers of a kind are told of all the events, so that each has but to send it."""
 
 
 class NotStored(Exception):

@@ -21,6 +21,9 @@ REST_FOR_EACH_S = 0.00025
 """How long a round's rest is for each watcher that it woke: some eight times what a small encrypted write takes, so
 that watchers get a small share of the processor as long as the longest rest is not reached."""
 SHORTEST_REST_S, LONGEST_REST_S = 0.002, 0.01
+WOKEN_AT_ONCE = 4
+"""Watchers that are told in one turn of the loop: what each is sent may be tens of kilobytes, and a read that comes in
+meanwhile is not to stand behind all of them."""
 
 
 class Subscription:
@@ -81,6 +84,8 @@ class FanOut:
         """Without a loop nobody waits, and watchers are woken at once."""
         self._loop = loop
         self._ready: set[Subscription] = set()
+        self._woken: list[Subscription] = []
+        """Those of this round that have not been woken yet."""
         self._rest_ends = 0.0
         self._is_due = False
 
@@ -90,7 +95,7 @@ class FanOut:
 
     def start(self) -> None:
         """Begin a round, now or when the last one's rest is over."""
-        if not self._ready or self._is_due:
+        if not self._ready or self._is_due or self._woken:
             return
         rest_s = self._rest_ends - time.monotonic()
         if self._loop is None or rest_s <= 0:
@@ -101,8 +106,19 @@ class FanOut:
 
     def _wake_all(self) -> None:
         self._is_due = False
-        ready, self._ready = self._ready, set()
-        for subscription in ready:
-            subscription.wake()
-        rest_s = min(max(len(ready) * REST_FOR_EACH_S, SHORTEST_REST_S), LONGEST_REST_S)
+        self._woken, self._ready = list(self._ready), set()
+        rest_s = min(max(len(self._woken) * REST_FOR_EACH_S, SHORTEST_REST_S), LONGEST_REST_S)
         self._rest_ends = time.monotonic() + rest_s
+        self._wake_some()
+
+    def _wake_some(self) -> None:
+        count = WOKEN_AT_ONCE if self._loop is not None else len(self._woken)
+        for subscription in self._woken[:count]:
+            subscription.wake()
+        del self._woken[:count]
+        if self._loop is None:
+            return
+        if self._woken:
+            self._loop.call_soon(self._wake_some)
+        else:
+            self.start()

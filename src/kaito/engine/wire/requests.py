@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
@@ -124,6 +125,7 @@ class Target(NamedTuple):
     watch: bool = False
 
 
+@lru_cache(maxsize=4096)
 def parse_target(path: str) -> Target | None:
     """The resource that a path names; None for any other path. Segments are still percent-encoded in `path`."""
     parts = path.split("/")[1:]
