@@ -46,6 +46,7 @@ from kaito.engine.objects.podaccess import PodAccess
 from kaito.engine.objects.registry import Registry
 from kaito.engine.objects.resources import Resources
 from kaito.engine.objects.routing import service_resolver
+from kaito.engine.objects.serviceaccounts import without_token
 from kaito.engine.objects.strategy import Strategies
 from kaito.engine.objects.subresources import Subresources
 from kaito.engine.objects.versions import Versions
@@ -60,7 +61,7 @@ from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.config import ClusterConfig
 from kaito.kube.controller import Manager
-from kaito.kube.resource import Resource
+from kaito.kube.resource import PODS, Resource
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ class Engine:
             volume_root=str(self._settings.data_dir / "volumes"),
             authority=credentials.ca_file.read_text(),
         )
-        manager = Manager(client, controllers(wanted), clock=self._clock)
+        manager = Manager(client, controllers(wanted), clock=self._clock, trims={PODS: without_token})
         for controller in collectors(self._resources()):
             manager.add(controller)
         self._spawn(manager.run(), "controllers")
