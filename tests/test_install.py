@@ -7,9 +7,12 @@ Helm here is Helm itself, as a library.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +23,7 @@ import yaml
 from typer.testing import CliRunner
 
 from kaito.api.meta import WORKSPACES
+from kaito.api.release import VERSION, image
 from kaito.cli import install as cli_install
 from kaito.cli.main import application
 from kaito.kube.resource import EVENTS, NODES, SECRETS
@@ -203,6 +207,24 @@ def test_kaito_install_prints_it() -> None:
 def test_the_command_line_knows_what_can_be_chosen() -> None:
     assert tuple(PROVISIONERS) == cli_install.PROVISIONERS
     assert get_args(CloudName) == cli_install.CLOUDS
+
+
+def test_the_version_is_the_same_wherever_it_is_said() -> None:
+    project = tomllib.loads((CHART.parents[1] / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "kaito.api.release.VERSION"}
+    assert metadata.version("kaito") == VERSION, "install the package anew"
+    described = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (described["version"], described["appVersion"]) == (VERSION, VERSION)
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert (values["image"]["tag"], values["runtimeImage"]) == ("", image("runtime"))
+    kustomized = yaml.safe_load((CHART.parents[1] / "deploy/provisioner/kustomization.yaml").read_text())
+    assert [f"{one['newName']}:{one['newTag']}" for one in kustomized["images"]] == [image("provisioner")]
+    shown = CliRunner().invoke(application(), ["--version"])
+    assert shown.stdout == f"kaito {VERSION}\n"
+    for name in ("operator", "runtime", "provisioner"):
+        for page in (CHART.parents[1] / "docs").glob("*.md"):
+            assert set(re.findall(rf"/kaito-{name}:([\w.]+)", page.read_text())) <= {VERSION}, page
 
 
 def test_kaito_install_says_what_can_be_chosen() -> None:

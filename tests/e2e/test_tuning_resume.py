@@ -28,7 +28,9 @@ training_config:
     max_steps: 32
     warmup_steps: 2
     learning_rate: 1e-3
-    eval_strategy: "no"
+    eval_strategy: epoch
+    save_strategy: steps
+    save_steps: 500
   DatasetConfig: {train_test_split: 0.9}
 """
 
@@ -47,3 +49,4 @@ def test_sudden_ends_change_nothing(cache: Path, tmp_path: Path) -> None:
     assert len(set(told["killed"])) > int(KILLS) // 3, "at many steps, and while it begins"
     assert told["broken"] == pytest.approx(told["whole"], abs=1e-6)
     assert told["is_same"], "the adapter is the same to the last bit"
+    assert told["again"] == told["broken"], "what ends between its last checkpoint and its result trains no further"

@@ -123,6 +123,20 @@ def test_a_node_that_is_missing_leaving_or_taken_back_is_told() -> None:
     check(told(here), names.REASON_NODES_MISSING)
 
 
+@pytest.mark.parametrize("type_", ["DiskPressure", "MemoryPressure", "PIDPressure", "XidError", "GPUMissing"])
+def test_what_ails_a_node_that_is_ready_stands_in_its_condition_and_changes_nothing_else(type_: str) -> None:
+    here = running()
+    ready = {"type": "Ready", "status": "True"}
+    here.put(mine(status={"conditions": [ready, {"type": type_, "status": "True"}]}))
+    obj = told(here)
+    condition = condition_of(obj, names.NODES_READY)
+    assert condition is not None and condition["status"] == "True"
+    assert condition["message"].endswith(f"Under strain: mine ({type_}).")
+    assert obj["status"]["state"] == "Ready" and "failure" not in obj["status"]
+    here.put(mine(status={"conditions": [ready, {"type": type_, "status": "False"}]}))
+    assert "strain" not in (condition_of(told(here), names.NODES_READY) or {})["message"]
+
+
 def test_a_gpu_that_is_too_small_is_told() -> None:
     labels = {"apps": "demo", "nvidia.com/gpu.product": "Tesla-T4", "nvidia.com/gpu.memory": "2048"}
     here = here_with(workspace(), node("small", gpus=1, metadata={"labels": labels}))
@@ -254,4 +268,4 @@ def test_every_row_of_the_table_is_injected() -> None:
         names.REASON_NO_GPU_PLUGIN, names.REASON_ENDPOINTS,
     }  # fmt: skip
     assert {fault.reason for fault in FAULTS} == injected | elsewhere
-    assert len(injected | elsewhere) >= 40
+    assert len(injected | elsewhere) >= 120

@@ -31,6 +31,8 @@ FETCHED_ADAPTERS_MOUNT = "/mnt/fetched-adapters"
 PULL_SECRETS_MOUNT = "/run/kaito/pull-secrets"
 MAX_ADAPTERS = 10
 HTTP_PORT = 5000
+KV_EVENTS_PORT = 5557
+"""Where vLLM publishes, over ZeroMQ, which parts of prompts its KV cache holds; routers subscribe to it."""
 TUNE_CONFIG_KEY = "tune.json"
 TRAINING_CONFIG_KEY = "training_config.yaml"
 """The key of a tuning ConfigMap, and the file's name below `USER_CONFIG_MOUNT`."""
@@ -116,6 +118,8 @@ class ServeConfig(Contract):
     trust_remote_code: bool = False
     extra_args: dict[str, str | bool | int | float] = Field(default_factory=dict)
     """Further engine options of the catalogue (`kv-cache-dtype` and the like), by the engine's own names."""
+    kv_offload: bool = False
+    """Whether parts of the KV cache may be kept in the machine's memory where the user's file asks for it."""
     adapters: tuple[Adapter, ...] = ()
     """Followed while the server runs: one that is added to the file is loaded, one that is gone is unloaded."""
     fetch_config: str | None = None
@@ -329,6 +333,8 @@ class BenchmarkResult(BaseModel):
     load: Literal["light", "full"] = "full"
     engine: str = ""
     engine_version: str = ""
+    problem: str = ""
+    """Why nothing could be measured, as a sentence without its stop; empty where something was."""
 
 
 class Failure(Contract):

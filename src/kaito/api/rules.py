@@ -34,6 +34,7 @@ MAX_ADAPTERS: Final = 10
 IMAGE_FAMILIES: Final = ("azurelinux", "ubuntu")
 PERFORMANCE_MODES: Final = ("balanced", "interactivity", "throughput")
 OUTPUT_FORMATS: Final = ("image", "artifact")
+BENCHMARKS: Final = ("light", "full")
 TUNING_METHODS: Final = ("lora", "qlora", "full")
 ONE_NODE_VOLUMES: Final = frozenset({"awsElasticBlockStore", "azureDisk", "cinder", "gcePersistentDisk"})
 """Volumes that one node at a time can have."""
@@ -96,6 +97,7 @@ def _annotation_errors(workspace: Workspace) -> Errors:
     for annotation, allowed in (
         (names.PERFORMANCE_MODE_ANNOTATION, PERFORMANCE_MODES),
         (names.USE_LOCAL_WEIGHTS_ANNOTATION, ("true", "false")),
+        (names.BENCHMARK_ANNOTATION, BENCHMARKS),
         (names.OUTPUT_FORMAT_ANNOTATION, OUTPUT_FORMATS),
         (names.CHECKPOINTS_ANNOTATION, ("true", "false")),
     ):

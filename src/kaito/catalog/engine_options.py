@@ -19,7 +19,9 @@ from typing import Any, Literal
 from kaito.api.contracts import Engine
 from kaito.catalog.models import Record
 
-SERVER_KEYS = frozenset({"kv_cache_cpu_memory_utilization", "max_probe_steps", "max_queued_requests", "max_body_mib"})
+KV_MEMORY_KEY = "kv_cache_cpu_memory_utilization"
+"""KAITO's: the share of the free memory that parts of the KV cache may take which leave the GPU."""
+SERVER_KEYS = frozenset({KV_MEMORY_KEY, "max_probe_steps", "max_queued_requests", "max_body_mib"})
 """Keys of the file beside the engines' own; `max_probe_steps` is KAITO's and has no effect any more."""
 ENGINES: tuple[Engine, ...] = ("vllm", "transformers")
 SIZE = re.compile(r"(auto|-1|[0-9]+(\.[0-9]+)?[kKmMgGtT]?)")
@@ -77,6 +79,9 @@ def file_problem(content: Mapping[Any, Any], engine: Engine) -> str | None:
             hint = _meant(str(key), [*SERVER_KEYS, *ENGINES])
             where = f" Options of the engine stand below `{engine}:`." if _known(str(key), engine) else ""
             return f"it has no key {key}{hint or '.'}{where}"
+    share = content.get(KV_MEMORY_KEY)
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not share <= 1):
+        return f"{KV_MEMORY_KEY} must be a number from 0 (none of the free memory) to 1."
     section = content.get(engine)
     if section is None:
         return None

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import sys
-from importlib import metadata
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from kaito.api.release import VERSION
 from kaito.cli import apply, chat, compare, demo, get, install, lazy, logs, terminal, tune, tunerun, up
 from kaito.cli.explain import explain
 from kaito.cli.failure import UserError
@@ -20,7 +20,7 @@ from kaito.kube.errors import ApiError
 def print_version(asked: bool) -> None:
     """Print the installed version and end."""
     if asked:
-        print(f"kaito {metadata.version('kaito')}")
+        print(f"kaito {VERSION}")
         raise typer.Exit
 
 

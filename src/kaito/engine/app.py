@@ -30,7 +30,7 @@ from kaito.engine.http.kubeconfig import write_kubeconfig
 from kaito.engine.http.listener import Listener, listen
 from kaito.engine.http.server import Server
 from kaito.engine.http.websocket import PodSocket
-from kaito.engine.kinds import Kinds
+from kaito.engine.kinds import BUILT_IN, METRICS, REVIEWS, Kinds
 from kaito.engine.node.addresses import service_network
 from kaito.engine.node.agent import NodeAgent
 from kaito.engine.node.images import ImageMap, builtin_images, read_images
@@ -41,10 +41,12 @@ from kaito.engine.objects.admission import Admission
 from kaito.engine.objects.bootstrap import bootstrap
 from kaito.engine.objects.definitions import Definitions
 from kaito.engine.objects.deletion import Deletion
+from kaito.engine.objects.metrics import Metrics
 from kaito.engine.objects.podaccess import PodAccess
 from kaito.engine.objects.registry import Registry
 from kaito.engine.objects.resources import Resources
 from kaito.engine.objects.routing import service_resolver
+from kaito.engine.objects.serviceaccounts import without_token
 from kaito.engine.objects.strategy import Strategies
 from kaito.engine.objects.subresources import Subresources
 from kaito.engine.objects.versions import Versions
@@ -59,7 +61,7 @@ from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.config import ClusterConfig
 from kaito.kube.controller import Manager
-from kaito.kube.resource import Resource
+from kaito.kube.resource import PODS, Resource
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +120,7 @@ class Engine:
 
     async def _compose(self, store: Store, credentials: Credentials) -> Server:
         """The server and everything behind it."""
-        clock, kinds = self._clock, Kinds()
+        clock, kinds = self._clock, Kinds(BUILT_IN + REVIEWS + (METRICS if self._settings.node else ()))
         addresses = Addresses(store, str(self._service_network))
         registry = Registry(store, kinds, Strategies(kinds, {"/services": addresses.allocate}))
         caller = Caller(service_resolver(registry))
@@ -144,6 +146,7 @@ class Engine:
             Subresources(registry, resources, deletion, authenticator, self._pods, clock),
             Reviews(authenticator, authorizer, clock),
             Documents(kinds),
+            Metrics(registry, self._pods, clock),
             authenticator=authenticator,
             authorizer=authorizer,
             socket=PodSocket(self._pods),
@@ -191,7 +194,7 @@ class Engine:
             volume_root=str(self._settings.data_dir / "volumes"),
             authority=credentials.ca_file.read_text(),
         )
-        manager = Manager(client, controllers(wanted), clock=self._clock)
+        manager = Manager(client, controllers(wanted), clock=self._clock, trims={PODS: without_token})
         for controller in collectors(self._resources()):
             manager.add(controller)
         self._spawn(manager.run(), "controllers")

@@ -207,6 +207,13 @@ REVIEWS: tuple[Kind, ...] = tuple(
 )
 """Kinds that are only posted and answered, never stored."""
 
+METRICS_GROUP = "metrics.k8s.io"
+METRICS: tuple[Kind, ...] = (
+    Kind(METRICS_GROUP, "v1beta1", "nodes", "NodeMetrics", False, verbs=("get", "list")),
+    Kind(METRICS_GROUP, "v1beta1", "pods", "PodMetrics", verbs=("get", "list")),
+)
+"""Kinds that are measured, never stored; served where a node runs."""
+
 DEPRECATED: dict[tuple[str, str], str] = {
     ("v1", "ComponentStatus"): "v1 ComponentStatus is deprecated in v1.19+",
     ("v1", "Endpoints"): "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
@@ -267,7 +274,7 @@ class Kinds:
         """One kind for each collection that can be listed."""
         seen: dict[str, Kind] = {}
         for kind in self.all():
-            if "list" in kind.verbs and kind.api_version != "events.k8s.io/v1":
+            if "list" in kind.verbs and kind.group != METRICS_GROUP and kind.api_version != "events.k8s.io/v1":
                 seen.setdefault(kind.collection, kind)
         return list(seen.values())
 

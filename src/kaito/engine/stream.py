@@ -10,7 +10,7 @@ server (`kaito.engine.http.server`), so neither imports the other. The WebSocket
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -73,8 +73,35 @@ class NodeError(Exception):
         self.status = status
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What processes use."""
+
+    cpu: float
+    """Cores."""
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUsage:
+    """What a node and the containers on it use."""
+
+    node: Usage
+    containers: Mapping[tuple[str, str], Usage]
+    """By the pod's uid and the container's name: those that run."""
+    window_s: float
+    """Over how many seconds the processor time was counted."""
+
+
 class NodeBackend(Protocol):
     """What a node can do for a client. Methods raise NodeError."""
+
+    @property
+    def name(self) -> str:
+        """The name of its Node."""
+
+    async def usage(self) -> NodeUsage:
+        """What is used now."""
 
     def logs(self, pod: Manifest, options: LogOptions) -> AsyncIterator[bytes]:
         """The container's output in pieces; ends at the end of the log, or of the container when following."""

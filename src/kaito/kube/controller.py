@@ -278,9 +278,14 @@ class Manager:
         *,
         clock: Clock | None = None,
         packed: Collection[Resource] = (),
+        trims: Mapping[Resource, Callable[[Manifest], Manifest]] | None = None,
     ) -> None:
-        """`packed`: what there are many of, and is looked at one by one (`kaito.kube.packed`)."""
+        """`packed`: what there are many of, and is looked at one by one (`kaito.kube.packed`).
+
+        `trims`: make of a resource's object what any of the controllers looks at; they must not change it.
+        """
         self._client = client
+        self._trims = trims or {}
         self._packed = packed
         self._clock = clock or RealClock()
         self._caches: dict[Source, Cache] = {}
@@ -381,7 +386,7 @@ class Manager:
                 self._client,
                 *(resource, labels, fields),
                 metadata_only=metadata_only,
-                trim=only(keeps) if keeps else None,
+                trim=only(keeps) if keeps else self._trims.get(resource),
                 clock=self._clock,
                 optional=optional,
                 packed=resource in self._packed,

@@ -10,11 +10,12 @@ Which object is newer is decided by resourceVersion, which Kubernetes defines as
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
 
+from kaito.kube.alike import Alike
 from kaito.kube.manifest import Key, Manifest, controller_of, has_labels, key_of, labels_of
 from kaito.kube.packed import Packed
 
@@ -87,7 +88,7 @@ class Index:
                 self._keys.pop(entry, None)
 
 
-Held = tuple[Manifest, list[tuple[str, str, FieldSet]]]
+Held = tuple[Manifest, Sequence[tuple[str, str, FieldSet]]]
 """An object, and what our field managers applied to it: manager, subresource, fields."""
 
 
@@ -99,6 +100,7 @@ class Store:
         self.managers = set(managers)
         """The field managers whose applied field sets are kept."""
         self._held: MutableMapping[Key, Held] = Packed() if packed else {}
+        self._alike = None if packed else Alike()
         self._field_sets: dict[bytes, FieldSet] | None = None if packed else {}
         """Those that were applied, by their content: objects that one controller makes own the same fields."""
         self._by_namespace = Index(lambda obj: (key_of(obj).namespace,))
@@ -162,6 +164,8 @@ class Store:
         """Keep the object (it is changed: managedFields go) in place of the one that is returned."""
         key = _interned(key_of(obj))
         applied = self._applied_by_ours(obj["metadata"].pop("managedFields", None) or ())
+        if self._alike is not None:
+            self._alike.share(obj)
         old = self.get(key)
         if old is None:
             self._sorted = None
@@ -182,12 +186,12 @@ class Store:
                 index.discard(key, old)
         return old
 
-    def _applied_by_ours(self, managed: Iterable[Manifest]) -> list[tuple[str, str, FieldSet]]:
-        return [
+    def _applied_by_ours(self, managed: Iterable[Manifest]) -> Sequence[tuple[str, str, FieldSet]]:
+        return tuple(  # of most objects it is empty, and there is but one empty tuple
             (entry["manager"], entry.get("subresource", ""), self._shared(entry.get("fieldsV1") or {}))
             for entry in managed
             if entry.get("operation") == "Apply" and entry.get("manager") in self.managers
-        ]
+        )
 
     def _shared(self, fields: FieldSet) -> FieldSet:
         if self._field_sets is None:

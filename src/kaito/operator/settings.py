@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kaito.api.contracts import Engine
+from kaito.api.release import image
 
 ProvisionerName = Literal["local", "byo", "nodeclaim", "karpenter"]
 CloudName = Literal["azure", "aws", "arc"]
@@ -23,7 +24,7 @@ LogFormat = Literal["text", "json"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 ORDERING = ("nodeclaim",)
 """The provisioners that need to know the cloud."""
-DEFAULT_RUNTIME_IMAGE = "ghcr.io/kaito-project/kaito-runtime:0.1.0"
+DEFAULT_RUNTIME_IMAGE = image("runtime")
 
 
 DEFAULT_HUB = "https://huggingface.co"

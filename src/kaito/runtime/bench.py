@@ -48,6 +48,8 @@ class Seen:
     answer_tokens: int = 0
     requests: int = 0
     errors: int = 0
+    problem: str = ""
+    """What the last request that failed met."""
     first_ms: list[float] = field(default_factory=list)
     each_ms: list[float] = field(default_factory=list)
 
@@ -99,10 +101,12 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-async def measured(session: aiohttp.ClientSession, url: str, model: str, load: Load) -> Result | None:
-    """Ask with that load; the figures, or None when the server did not answer. What is under way at the end counts
-    with the tokens that had come."""
-    seen = Seen()
+async def measured(
+    session: aiohttp.ClientSession, url: str, model: str, load: Load, *, seen: Seen | None = None
+) -> Result | None:
+    """Ask with that load; the figures, or None when the server did not answer (`seen` then has why). What is under way
+    at the end counts with the tokens that had come."""
+    seen = seen or Seen()
     until = time.monotonic() + load.seconds
     began = time.monotonic()
     clients = [asyncio.create_task(_client(session, url, model, load, seen, until)) for _ in range(load.streams)]
@@ -120,8 +124,9 @@ async def _client(session: aiohttp.ClientSession, url: str, model: str, load: Lo
     while time.monotonic() < until:
         try:
             await _one(session, url, model, load, seen)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             seen.errors += 1
+            seen.problem = str(error) or type(error).__name__
             await asyncio.sleep(0.2)
 
 
@@ -138,7 +143,7 @@ async def _one(session: aiohttp.ClientSession, url: str, model: str, load: Load,
     first = True
     async with session.post(url + CHAT, json=body) as response:
         if response.status != 200:
-            raise ValueError(response.status)
+            raise ValueError(f"the server answers {response.status}")
         async for line in response.content:
             if not line.startswith(b"data: {"):
                 continue

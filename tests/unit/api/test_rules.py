@@ -186,6 +186,11 @@ def test_a_sound_workspace_is_admitted(manifest: dict[str, Any]) -> None:
             "must be balanced, interactivity or throughput",
         ),
         (
+            changed(INFERENCE, metadata__annotations={"kaito.sh/benchmark": "heavy"}),
+            "metadata.annotations[kaito.sh/benchmark]",
+            "must be light or full",
+        ),
+        (
             changed(TUNING, metadata__annotations={"kaito.sh/output-format": "tar"}),
             "metadata.annotations[kaito.sh/output-format]",
             "must be image or artifact",

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import msgspec
 import pytest
 
@@ -19,6 +21,20 @@ def test_the_stored_form_begins_with_what_lists_leave_out() -> None:
     stored = encode(obj, kind)
     assert list(msgspec.json.decode(stored)) == ["kind", "apiVersion", "metadata", "data"]
     assert msgspec.json.decode(headless(stored, kind)) == {"metadata": {"name": "a"}, "data": {"k": "v"}}
+
+
+def test_the_stored_form_takes_no_more_memory_than_its_text() -> None:
+    kind = Kinds().find("", "v1", "configmaps")
+    assert kind is not None
+    obj = {"apiVersion": "v1", "metadata": {"name": "a"}, "data": {f"k{number}": "v" * number for number in range(50)}}
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        stored = [encode(obj, kind) for _ in range(100)]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 1.1 * sum(map(len, stored))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from kaito.engine.http.protocol import CHECK_EVERY_S, STALLED_S, HttpProtocol
 from kaito.engine.http.server import Server
 from kaito.engine.http.websocket import PodSocket
 from kaito.engine.objects.deletion import Deletion
+from kaito.engine.objects.metrics import Metrics
 from kaito.engine.objects.podaccess import PodAccess
 from kaito.engine.objects.subresources import Subresources
 from kaito.engine.turns import Turns
@@ -118,6 +119,7 @@ def server() -> Server:
         Subresources(api.registry, api.resources, deletion, authenticator, pods, clock),
         Reviews(authenticator, authorizer, clock),
         Documents(api.kinds),
+        Metrics(api.registry, pods, clock),
         authenticator=authenticator,
         authorizer=authorizer,
         socket=PodSocket(pods),

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 
 from kaito.engine.objects.admission import Admission
-from kaito.engine.objects.serviceaccounts import MOUNT_PATH, VOLUME_PREFIX
+from kaito.engine.objects.serviceaccounts import MOUNT_PATH, VOLUME_PREFIX, without_token
 from kaito.engine.objects.webhooks import Webhooks
 from kaito.kube.manifest import Manifest
 from tests.unit.engine.api import Api, api
@@ -86,3 +87,21 @@ async def test_an_account_that_is_not_there_is_told() -> None:
     refused = await (await server()).refused("POST", PODS, pod(serviceAccountName="none"))
     assert refused.code == 403
     assert 'error looking up service account default/none: serviceaccount "none" not found' in refused.message
+
+
+async def test_without_its_token_a_pod_has_the_volumes_and_mounts_that_it_asked_for() -> None:
+    mine = {"name": "mine", "mountPath": "/mine"}
+    made = await (await server()).do(
+        "POST", PODS, pod({"volumeMounts": [mine]}, volumes=[{"name": "mine", "emptyDir": {}}])
+    )
+    before = deepcopy(made)
+    left = without_token(made)
+    assert tokens(made) and made == before
+    assert left["spec"]["volumes"] == [{"name": "mine", "emptyDir": {}}]
+    assert left["spec"]["containers"][0]["volumeMounts"] == [mine]
+    assert left["metadata"] == made["metadata"]
+
+
+async def test_a_pod_without_a_token_is_left_as_it_is() -> None:
+    made = await (await server()).do("POST", PODS, pod(automountServiceAccountToken=False))
+    assert without_token(made) is made

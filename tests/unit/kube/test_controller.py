@@ -453,3 +453,15 @@ async def test_of_what_is_watched_only_the_named_fields_are_kept() -> None:
         async with background(manager.run()):
             await until(lambda: bool(seen))
     assert (seen[0]["metadata"]["name"], seen[0]["spec"], seen[0].get("status")) == ("p", {"nodeName": "n"}, None)
+
+
+async def test_of_a_trimmed_resource_every_controller_sees_what_is_left() -> None:
+    seen: list[Manifest] = []
+    watch = Watch(PODS, lambda pod: seen.append(pod) or ())
+    async with running() as server, server.client() as client:
+        await server.put(POD_PLACE, {"metadata": {"name": "p", "namespace": "default"}, "spec": {"nodeName": "n"}})
+        trims = {PODS: lambda pod: {**pod, "spec": {}}}
+        manager = Manager(client, [replace(CONTROLLER, watches=(watch,))], trims=trims)
+        async with background(manager.run()):
+            await until(lambda: bool(seen))
+    assert (seen[0]["metadata"]["name"], seen[0]["spec"]) == ("p", {})

@@ -11,7 +11,7 @@ import pytest
 from kaito.api.contracts import BenchmarkResult
 from kaito.api.meta import WORKSPACES
 from kaito.api.names import BENCHMARK_MARK
-from kaito.kube.manifest import Manifest, key_of, rfc3339
+from kaito.kube.manifest import Manifest, condition_of, key_of, rfc3339
 from kaito.kube.plan import Plan
 from kaito.operator.facts import catalogue_lookup
 from kaito.operator.provisioners.local import LOCAL
@@ -32,7 +32,12 @@ ADOPTED: Manifest = {"metrics": {"peakTokensPerMinute": {"value": "7"}}}
 
 
 def planned(
-    result: BenchmarkResult | None, *, ready_for_s: float = 0, benchmark: str = "light", old: Manifest | None = None
+    result: BenchmarkResult | None,
+    *,
+    ready_for_s: float = 0,
+    benchmark: str = "light",
+    old: Manifest | None = None,
+    before: list[Manifest] | None = None,
 ) -> tuple[Plan, list[str]]:
     """The plan for a Workspace that is served at revision demo-2, and which pods were asked for their figures."""
     asked: list[str] = []
@@ -60,11 +65,12 @@ def planned(
     }  # fmt: skip
     served = config_map("demo-serve", **{"serve.json": serving})
     served["metadata"]["ownerReferences"] = stateful_set["metadata"]["ownerReferences"]
-    subject = workspace(status={"performance": old} if old else {})
+    known = {"performance": old, "conditions": before}
+    subject = workspace(status={field: value for field, value in known.items() if value})
     here = World(subject, node(), first, stateful_set, served, known=(WORKSPACES,))
     controller = workspace_controller(Settings(), LOCAL, catalogue_lookup, Heard(result=heard))
-    (known,) = here.list(WORKSPACES)
-    observed = controller.observe(here, key_of(known))
+    (found,) = here.list(WORKSPACES)
+    observed = controller.observe(here, key_of(found))
     assert observed is not None
     return controller.plan(observed, NOW), asked
 
@@ -98,9 +104,42 @@ def test_what_was_not_said_yet_is_looked_for_more_and_more_seldom(ready_for_s: f
     assert asked and plan.requeue_after_s == again and not performance(plan)
 
 
-def test_a_server_that_could_not_measure_is_not_asked_on() -> None:
-    plan, _ = planned(BenchmarkResult(vllm_total_tpm=-1))
+def benchmark_condition(plan: Plan) -> Manifest:
+    assert plan.status is not None
+    return condition_of({"status": plan.status}, "BenchmarkCompleted") or {}
+
+
+def test_a_server_that_could_not_measure_says_why_once_and_is_served_all_the_same() -> None:
+    failed = BenchmarkResult(vllm_total_tpm=-1, problem="no answer came: the server answers 503")
+    plan, _ = planned(failed)
     assert plan.requeue_after_s is None and not performance(plan)
+    condition = benchmark_condition(plan)
+    assert (condition["status"], condition["reason"]) == ("False", "BenchmarkFailed")
+    assert failed.problem in condition["message"] and "kaito.sh/disable-benchmark" in condition["message"]
+    assert len(condition["message"].encode()) <= 256
+    assert plan.status is not None and plan.status["state"] == "Ready" and "failure" not in plan.status
+    assert [event.message for event in plan.events if event.reason == "BenchmarkFailed"] == [condition["message"]]
+    later, asked = planned(None, before=[condition])
+    assert not asked and benchmark_condition(later) == condition
+    assert not [event for event in later.events if event.reason == "BenchmarkFailed"]
+
+
+def test_a_pod_that_starts_anew_after_a_failed_measurement_measures_anew() -> None:
+    old = {"type": "BenchmarkCompleted", "status": "False", "reason": "BenchmarkFailed", "message": "It could not.",
+           "lastTransitionTime": rfc3339(NOW - timedelta(hours=1))}  # fmt: skip
+    plan, asked = planned(None, before=[old])
+    assert asked and not benchmark_condition(plan)
+
+
+@pytest.mark.parametrize("problem", ["", "x" * 500, "é" * 300])
+def test_what_kept_a_server_from_measuring_is_cut_before_the_next_step(problem: str) -> None:
+    message = benchmark_condition(planned(BenchmarkResult(vllm_total_tpm=-1, problem=problem))[0])["message"]
+    assert len(message.encode()) <= 256 and message.endswith("ends this.")
+
+
+def test_a_measurement_is_told_as_a_condition_too() -> None:
+    condition = benchmark_condition(planned(FOUND)[0])
+    assert (condition["status"], condition["message"]) == ("True", "1234.50 tokens/min under light load.")
 
 
 def test_a_server_that_does_not_measure_is_not_asked() -> None:

@@ -12,7 +12,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from kaito.operator.workspace.performance import latest_result
 from kaito.runtime.bench import Load, Seen, bench, measured, result_of
+from kaito.runtime.serve.afterwards import NO_MOMENT, not_measured
 
 LOAD = Load(streams=2, seconds=0.3, input_tokens=5, output_tokens=3)
 
@@ -50,6 +52,20 @@ async def test_tokens_and_times_are_measured(url: str) -> None:
         result = await measured(session, url, "m", LOAD)
     assert result is not None and result.requests >= 2 and result.errors == 0
     assert result.tokens_per_minute > 0 and result.tpot_ms >= 4 and result.ttft_ms > 0
+
+
+async def test_what_a_server_without_answers_met_is_known(url: str) -> None:
+    seen = Seen()
+    async with aiohttp.ClientSession() as session:
+        assert await measured(session, f"{url}/nowhere", "m", LOAD, seen=seen) is None
+    assert seen.errors and seen.problem == "the server answers 404"
+
+
+def test_a_server_that_cannot_measure_itself_says_so_as_kaito_does_and_why() -> None:
+    line = not_measured("light", NO_MOMENT)
+    told = latest_result([line])
+    assert told is not None and told.vllm_total_tpm == -1
+    assert told.problem == "there was no moment without requests in 5 minutes"
 
 
 async def test_the_command_prints_the_figures(url: str) -> None:

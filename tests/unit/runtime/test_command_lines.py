@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from kaito.api.contracts import Adapter, ModelSource, Parallelism, ServeConfig
+from kaito.catalog.engine_options import KV_MEMORY_KEY, file_problem
 from kaito.runtime.failure import Failed
 from kaito.runtime.serve import transformers, vllm
-from kaito.runtime.serve.launch import GIB, Facts, option_name, user_options
+from kaito.runtime.serve.launch import GIB, Facts, kv_memory_share, option_name, user_options
 
 SOCKET = "/run/engine.sock"
 FACTS = Facts("/weights/org/name", local=True, python="python", socket=SOCKET, cpus=2, memory_bytes=20 * GIB)
@@ -125,6 +126,34 @@ def test_the_users_options_win_but_not_over_the_front() -> None:
     assert words[words.index("--uds") + 1] == "/run/engine.sock" and "--port" not in words
     assert launch.ignored == ("port",)
     assert launch.served_names == ("other",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "share", "theirs", "expected"),
+    [
+        ({"kv_offload": True}, 0.5, {}, ["--kv-offloading-backend", "native", "--kv-offloading-size", "10.0"]),
+        ({"kv_offload": True}, 0.0, {}, []),
+        ({}, 0.5, {}, []),
+        ({"kv_offload": True}, 0.5, {"kv-transfer-config": {"kv_connector": "Own"}}, []),
+        ({"kv_offload": True}, 0.5, {"kv-offloading-size": 3}, ["--kv-offloading-backend", "native",
+                                                                "--kv-offloading-size", "3"]),
+    ],
+)  # fmt: skip
+def test_parts_of_the_kv_cache_are_kept_in_memory_where_the_user_asks(
+    changes: dict[str, Any], share: float, theirs: dict[str, Any], expected: list[str]
+) -> None:
+    launch = vllm.launch(config(**changes), replace(FACTS, kv_memory_share=share, user_options=theirs))
+    words = list(launch.argv)
+    found = [word for at, word in enumerate(words) if "offloading" in word or "offloading" in words[at - 1]]
+    assert found == expected
+
+
+def test_kaitos_key_for_that_is_read_and_checked() -> None:
+    assert kv_memory_share("") == kv_memory_share("vllm: {}") == kv_memory_share(f"{KV_MEMORY_KEY}: -1") == 0
+    assert kv_memory_share(f"{KV_MEMORY_KEY}: 0.25\nvllm: {{}}") == 0.25
+    for wrong in ("much", True, 1.5, [1]):
+        problem = file_problem({KV_MEMORY_KEY: wrong}, "vllm")
+        assert problem is not None and KV_MEMORY_KEY in problem
 
 
 @pytest.mark.parametrize("text", ["vllm: [a]", "- a", "vllm: {a: 1", "text"])

@@ -4,7 +4,7 @@
 
 All waiting pods are placed in one plan, in the order of their creation, so that two pods never get the same GPU: the
 sums of the plan itself are what the next pod sees. `capacity.py` does the sums, `selection.py` the predicates,
-`topology.py` knows what pods want of each other.
+`topology.py` knows what pods want of each other, `preemption.py` who makes room for whom.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from kaito.engine.controllers import pods as pod
 from kaito.engine.controllers.candidates import Candidates, form_of
 from kaito.engine.controllers.capacity import Load, Placed, Requests, loads, requests_of, short_of
 from kaito.engine.controllers.nodelifecycle import effective_taints
+from kaito.engine.controllers.preemption import eviction_for, may_preempt, priority_of, remove, waits_for_leaving
 from kaito.engine.controllers.selection import node_matches, preference_met, tolerates
 from kaito.engine.controllers.topology import SOFT_SHARE, Neighbours, Rules, has_rules
 from kaito.kube.manifest import Key, Manifest, condition_of, is_deleting, key_of, labels_of, rfc3339
-from kaito.kube.plan import Controller, Create, Event, Patch, Plan, Reader, Watch, no_keys
+from kaito.kube.plan import Controller, Create, Delete, Event, Patch, Plan, Reader, Watch, no_keys
 from kaito.kube.resource import NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PODS
 
 SCHEDULER = "default-scheduler"
@@ -44,9 +45,11 @@ class Observed:
     placed: tuple[tuple[str, Requests], ...]
     nodes: tuple[Manifest, ...]
     claims: dict[Key, Manifest]
-    neighbours: tuple[Manifest, ...] = ()
-    """The pods on nodes, if any pod has wishes about others."""
+    on_nodes: tuple[Manifest, ...] = ()
+    """The pods that `placed` sums up."""
     namespaces: tuple[Manifest, ...] = ()
+    is_ruled: bool = False
+    """Whether any pod has wishes about others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,8 @@ def observe(placed: Placed, reader: Reader, key: Key) -> Observed | None:
         placed=placed.of(on_nodes),
         nodes=tuple(reader.list(NODES)),
         claims=claims,
-        neighbours=tuple(on_nodes) if is_ruled else (),
+        on_nodes=tuple(on_nodes),
+        is_ruled=is_ruled,
         namespaces=tuple(reader.list(NAMESPACES)) if is_ruled else (),
     )
 
@@ -133,6 +137,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     ruled = 0
     create: list[Create] = []
     patches: list[Patch] = []
+    delete: list[Delete] = []
     events: list[Event] = []
     for p in observed.waiting:
         if ruled == RULED_AT_ONCE:
@@ -142,7 +147,13 @@ def plan(observed: Observed, now: datetime) -> Plan:
         if isinstance(choice, Refusal):
             if choice.passing and (now - pod.created_at(p)).total_seconds() < PATIENCE_S:
                 continue
-            patches += _unschedulable(p, choice, now)
+            chance = None if choice.passing else board.make_room(p, rules)
+            node, victims = chance or ("", ())
+            patches += _unschedulable(p, choice, now, node=node)
+            for victim in victims:
+                patches.append(_preempted(victim, now))
+                delete.append(Delete(PODS, key_of(victim), victim["metadata"]["uid"]))
+                events.append(Event(victim, "Preempted", f"Preempted by pod {p['metadata']['uid']} on node {node}"))
             if not _is_known(p, choice):
                 events.append(Event(p, "FailedScheduling", choice.message, type="Warning"))
             continue
@@ -155,6 +166,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     return Plan(
         patches=tuple(patches),
         create=tuple(create),
+        delete=tuple(delete),
         events=tuple(events),
         requeue_after_s=SOON_S if ruled == RULED_AT_ONCE else RETRY_S if stuck else None,
     )
@@ -169,8 +181,12 @@ class Board:
         self._candidates: dict[str, Candidates] = {}
         """The nodes for the forms of pods that have come so far."""
         namespaces = {item["metadata"]["name"]: labels_of(item) for item in observed.namespaces}
-        self._is_ruled = bool(observed.neighbours) or any(map(has_rules, observed.waiting))
-        self._neighbours = Neighbours(observed.nodes, observed.neighbours, namespaces) if self._is_ruled else None
+        rest = (observed.nodes, observed.on_nodes, namespaces)
+        self._neighbours = Neighbours(*rest) if observed.is_ruled else None
+        self._there: dict[str, list[Manifest]] | None = None
+        """The pods on each node that may have to leave, once somebody wants to know."""
+        self._hopeless: set[tuple[str, int]] = set()
+        """The forms and priorities for which nobody can make room."""
 
     def add(self, p: Manifest, node: str) -> None:
         """The pod goes to the node."""
@@ -200,6 +216,36 @@ class Board:
         dislikes = rules.dislikes(free)
         best = min(free, key=lambda name: (candidates.score(name) + dislikes[name], name), default=None)
         return best or Refusal(self._refusal(p, rules))
+
+    def make_room(self, p: Manifest, rules: Rules | None) -> tuple[str, tuple[Manifest, ...]] | None:
+        """The node that the refused pod is to get, and who has to leave it now; None when nobody can make room."""
+        names = {node["metadata"]["name"] for node in self._observed.nodes}
+        likeness = (form_of(p), priority_of(p))
+        if not may_preempt(p) or likeness in self._hopeless:
+            return None
+        if self._there is None:
+            self._there = {}
+            for other in self._observed.on_nodes:
+                self._there.setdefault(other["spec"]["nodeName"], []).append(other)
+        nominated = (p.get("status") or {}).get("nominatedNodeName", "")
+        if nominated in names and waits_for_leaving(p, self._there.get(nominated, ())):
+            self._room[nominated].add(requests_of(p))
+            return nominated, ()
+        suitable = [
+            node["metadata"]["name"]
+            for node in self._observed.nodes
+            if not _problems(p, node, EMPTY, {}) and not (rules and rules.problem(node["metadata"]["name"]))
+        ]
+        found = eviction_for(p, suitable, self._there, self._room)
+        if found is None:
+            if rules is None:
+                self._hopeless.add(likeness)
+            return None
+        for victim in found.victims:
+            self._there[found.node].remove(victim)
+            remove(self._room[found.node], victim)
+        self._room[found.node].add(requests_of(p))
+        return found.node, tuple(victim for victim in found.victims if not is_deleting(victim))
 
     def _refusal_of(self, p: Manifest, candidates: Candidates) -> str:
         """Why none of the nodes takes the pod: found out for the first one of its form in a round."""
@@ -256,6 +302,7 @@ def _problems(p: Manifest, node: Manifest, load: Load, wanted: Requests) -> list
     return [f"Insufficient {name}" if name != "pods" else "Too many pods" for name in short_of(load, wanted)]
 
 
+EMPTY = Load({}, {})
 UNSCHEDULABLE = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
 
 
@@ -291,9 +338,24 @@ def _is_known(p: Manifest, refusal: Refusal) -> bool:
     return old.get("status") == "False" and old.get("message") == refusal.message
 
 
-def _unschedulable(p: Manifest, refusal: Refusal, now: datetime) -> list[Patch]:
-    """Sets the condition PodScheduled False; nothing if it says so already."""
-    if _is_known(p, refusal):
+def _preempted(p: Manifest, now: datetime) -> Patch:
+    """Tells in the pod's status why it is deleted."""
+    condition = {
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "PreemptionByScheduler",
+        "message": f"{SCHEDULER}: preempting to accommodate a higher priority pod",
+        "lastTransitionTime": rfc3339(now),
+    }
+    others = [c for c in (p.get("status") or {}).get("conditions") or [] if c["type"] != "DisruptionTarget"]
+    return Patch(PODS, key_of(p), {"status": {"conditions": [*others, condition]}}, subresource="status")
+
+
+def _unschedulable(p: Manifest, refusal: Refusal, now: datetime, *, node: str) -> list[Patch]:
+    """Sets the condition PodScheduled False, and the node that the pod is to get when there is room; nothing if they
+    say so already."""
+    nominated = (p.get("status") or {}).get("nominatedNodeName", "")
+    if _is_known(p, refusal) and nominated == node:
         return []
     old = condition_of(p, "PodScheduled") or {}
     since = old["lastTransitionTime"] if old.get("status") == "False" else rfc3339(now)
@@ -306,4 +368,7 @@ def _unschedulable(p: Manifest, refusal: Refusal, now: datetime) -> list[Patch]:
         "lastTransitionTime": since,
     }
     others = [c for c in (p.get("status") or {}).get("conditions") or [] if c["type"] != "PodScheduled"]
-    return [Patch(PODS, key_of(p), {"status": {"conditions": [*others, condition]}}, subresource="status")]
+    status: Manifest = {"conditions": [*others, condition]}
+    if nominated != node:
+        status["nominatedNodeName"] = node or None
+    return [Patch(PODS, key_of(p), {"status": status}, subresource="status")]

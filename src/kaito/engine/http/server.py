@@ -23,7 +23,8 @@ from kaito.engine.access.reviews import Reviews
 from kaito.engine.http import discovery
 from kaito.engine.http.answer import error_response, headers
 from kaito.engine.http.documents import Documents
-from kaito.engine.kinds import DEPRECATED, Kind, Kinds
+from kaito.engine.kinds import DEPRECATED, METRICS_GROUP, Kind, Kinds
+from kaito.engine.objects.metrics import Metrics
 from kaito.engine.objects.resources import Resources
 from kaito.engine.objects.subresources import Subresources
 from kaito.engine.storage.events import NotStored
@@ -69,6 +70,7 @@ class Server:
         subresources: Subresources,
         reviews: Reviews,
         documents: Documents,
+        metrics: Metrics,
         *,
         authenticator: Authenticator,
         authorizer: Authorizer,
@@ -78,7 +80,7 @@ class Server:
     ) -> None:
         self._store, self.turns = store, turns
         self._kinds, self._resources, self._subresources = kinds, resources, subresources
-        self._reviews, self._documents, self._socket = reviews, documents, socket
+        self._reviews, self._documents, self._metrics, self._socket = reviews, documents, metrics, socket
         self._authenticator, self._authorizer, self._clock = authenticator, authorizer, clock
         self.ready = False
         self.address = ""
@@ -202,6 +204,8 @@ class Server:
         if target.namespace and not kind.namespaced and kind.plural != "namespaces":
             raise unknown_path()
         self._warn_deprecated(request, kind)
+        if kind.group == METRICS_GROUP:
+            return await self._metrics.handle(request, target, kind)
         if kind.verbs == ("create",):
             return await self._reviews.handle(request, target, kind)
         if target.subresource:

@@ -28,9 +28,10 @@ from kaito.engine.node.objects import ClusterObjects
 from kaito.engine.node.proxy import ServiceProxy
 from kaito.engine.node.registration import Registration
 from kaito.engine.node.streams import NodeStreams
+from kaito.engine.node.usage import Meter
 from kaito.engine.node.volumes import references
 from kaito.engine.node.worker import GONE_GRACE_S, PodWorker, Site
-from kaito.engine.stream import LogOptions, Session, Streams
+from kaito.engine.stream import LogOptions, NodeUsage, Session, Streams
 from kaito.kube.client import Client
 from kaito.kube.clock import Clock, RealClock
 from kaito.kube.events import Recorder
@@ -88,6 +89,7 @@ class NodeAgent:
         self._proxy = ServiceProxy(client, self._recorder, self._objects.routes, node_address=HOST_ADDRESS)
         self._objects.services_changed = self._proxy.wake
         self._streams = NodeStreams(self._pods_dir)
+        self._meter = Meter(self._pods_dir, self._clock)
         self._workers: dict[str, PodWorker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._others: set[asyncio.Task[None]] = set()
@@ -259,6 +261,15 @@ class NodeAgent:
         return {"CUDA_VISIBLE_DEVICES": devices, "NVIDIA_VISIBLE_DEVICES": devices or "void"}
 
     # NodeBackend
+
+    @property
+    def name(self) -> str:
+        """The name of the Node."""
+        return self.node_name
+
+    async def usage(self) -> NodeUsage:
+        """What the machine and the containers use."""
+        return await self._meter.usage()
 
     def logs(self, pod: Manifest, options: LogOptions) -> AsyncIterator[bytes]:
         """The container's output in pieces."""

@@ -136,7 +136,7 @@ def builtin_images() -> ImageMap:
             *shells,
             ImageEntry(match="bash", command=("bash",), command_first=True),
             ImageEntry(match="python", args=("python3",), path=(python,)),
-            ImageEntry(match="registry.k8s.io/pause", command=pause),
+            ImageEntry(match="pause", command=pause),
             ImageEntry(match="*/pause", command=pause),
         )
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from kaito.engine.kinds import Kind
 from kaito.engine.objects.escalation import check_escalation
 from kaito.engine.objects.limits import check_limits, fill_in
+from kaito.engine.objects.priorities import with_priority
 from kaito.engine.objects.quotas import check_quotas
 from kaito.engine.objects.registry import Registry
 from kaito.engine.objects.serviceaccounts import with_account
@@ -58,8 +59,11 @@ class Admission:
             raise forbidden(kind, name, text, causes=[cause])
 
     def fill_in(self, kind: Kind, namespace: str, obj: Manifest) -> Manifest:
-        """A new object with what its namespace's LimitRanges and its ServiceAccount give it. Raises StatusError."""
-        filled = fill_in(self._registry, kind, namespace, obj)
+        """A new object with what its namespace's LimitRanges, its priority class and its ServiceAccount give it.
+
+        Raises StatusError.
+        """
+        filled = with_priority(self._registry, kind, fill_in(self._registry, kind, namespace, obj))
         return with_account(self._registry, kind, namespace, filled) if self._gives_tokens else filled
 
     def check_rights(self, kind: Kind, obj: Manifest, old: Manifest | None, ctx: WriteContext) -> None:

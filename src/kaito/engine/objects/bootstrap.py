@@ -1,10 +1,13 @@
 # SPDX-FileCopyrightText: The kaito authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every cluster has from its first second: the system namespaces, the `kubernetes` Service, the default roles."""
+"""What every cluster has from its first second: the system namespaces and priority classes, the `kubernetes` Service,
+the default roles.
+"""
 
 from __future__ import annotations
 
 from kaito.engine.access.rbac import AGGREGATE_TO, AGGREGATED, DEFAULT_BINDINGS, DEFAULT_ROLES, GROUP
+from kaito.engine.objects.priorities import SYSTEM_CLASSES
 from kaito.engine.objects.registry import Registry
 from kaito.engine.wire.context import SYSTEM_USER, WriteContext
 from kaito.kube.clock import Clock
@@ -18,6 +21,9 @@ async def bootstrap(registry: Registry, clock: Clock, *, host: str, port: int, k
     """Create what is missing; the `kubernetes` Service's endpoint follows the server's address."""
     for name in NAMESPACES:
         await _ensure(registry, clock, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    for name, (value, description) in SYSTEM_CLASSES.items():
+        manifest = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}}
+        await _ensure(registry, clock, {**manifest, "value": value, "description": description})
     for name, rules in DEFAULT_ROLES.items():
         await _ensure(registry, clock, _cluster_role(name, rules))
     for name, group in DEFAULT_BINDINGS.items():

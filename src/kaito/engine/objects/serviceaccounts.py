@@ -42,6 +42,29 @@ def with_account(registry: Registry, kind: Kind, namespace: str, obj: Manifest) 
     return {**obj, "spec": _with_token(spec) if _wants_token(spec, account) else spec}
 
 
+def without_token(pod: Manifest) -> Manifest:
+    """The pod without its token's volume, for readers to whom it means nothing.
+
+    The volume's name is each pod's own; without it the specs of an owner's pods are equal.
+    """
+    spec = pod.get("spec") or {}
+    names = {volume["name"] for volume in spec.get("volumes") or () if volume["name"].startswith(VOLUME_PREFIX)}
+    if not names:
+        return pod
+    kept = {**spec, "volumes": _others(spec["volumes"], names)}
+    for part in ("initContainers", "containers"):
+        if part in spec:
+            kept[part] = [
+                {**container, "volumeMounts": _others(container.get("volumeMounts") or [], names)}
+                for container in spec[part]
+            ]
+    return {**pod, "spec": kept}
+
+
+def _others(named: list[Manifest], names: set[str]) -> list[Manifest]:
+    return [item for item in named if item["name"] not in names]
+
+
 def _wants_token(spec: Manifest, account: Manifest) -> bool:
     for holder in (spec, account):
         wish = holder.get("automountServiceAccountToken")

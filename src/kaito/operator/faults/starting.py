@@ -27,9 +27,12 @@ IMAGES = (
           "Correct the image's name, or name a pull secret (imagePullSecrets).",
           ("unauthorized", r"\b401\b", r"\b403\b", "authentication required", "access denied", "denied:",
            "authorization failed", "pull access denied"), PULL),
+    Fault(names.REASON_REGISTRY_CERTIFICATE, "image", "The node does not trust the registry's certificate",
+          "Give the node's container runtime the registry's CA, or use a registry with a public certificate.",
+          ("x509", "certificate signed by unknown authority"), PULL),
     Fault(names.REASON_REGISTRY, "image", "The registry cannot be reached",
           "Check the registry's address and the node's network and proxy.",
-          ("no such host", "dial tcp", "i/o timeout", "connection refused", "x509", "TLS handshake",
+          ("no such host", "dial tcp", "i/o timeout", "connection refused", "TLS handshake",
            "RegistryUnavailable", "context deadline exceeded", "server misbehaving"), PULL),
     Fault(names.REASON_IMAGE_MISSING, "image", "There is no such image",
           "Correct the image's name and tag.",
@@ -85,6 +88,9 @@ EVICTIONS = (
     Fault(names.REASON_DRAINED, "eviction", "The pod was removed to drain its node",
           "Wait until it runs on another node; add nodes if none has room.",
           ("EvictionByEvictionAPI", "DeletionByTaintManager", "drain", "taint"), names.REASON_EVICTED),
+    Fault(names.REASON_DEADLINE, "eviction", "The pod ran longer than its template allows",
+          "Raise activeDeadlineSeconds of the template, or take it out.",
+          ("DeadlineExceeded", "active on the node longer than"), names.REASON_EVICTED),
     Fault(names.REASON_EVICTED, "eviction", "The pod was evicted for another cause", "See the message."),
 )  # fmt: skip
 

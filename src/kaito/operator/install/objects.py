@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kaito.api.crd import custom_resource_definitions
+from kaito.api.release import image
 from kaito.kube.manifest import Manifest
 from kaito.operator.admission import Address, webhook_configuration
 from kaito.operator.authority import SECRET
@@ -23,7 +24,7 @@ from kaito.operator.settings import DEFAULT_RUNTIME_IMAGE, CloudName
 
 NAME = "kaito-operator"
 WEBHOOK_SERVICE = "kaito-webhook"
-OPERATOR_IMAGE = "ghcr.io/kaito-project/kaito-operator:0.1.0"
+OPERATOR_IMAGE = image("operator")
 WEBHOOK_PORT, METRICS_PORT, HEALTH_PORT = 9443, 8080, 8081
 SELECTOR = {"app.kubernetes.io/name": NAME}
 

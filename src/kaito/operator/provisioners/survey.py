@@ -8,6 +8,7 @@ phases in `workspace/` call them and know none of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,10 @@ from kaito.operator.faults.fault import Diagnosis
 from kaito.operator.faults.table import found
 from kaito.operator.provisioners.supply import Demand, Stock, Supply
 from kaito.operator.provisioners.wish import Verdict, Wish
+
+PRESSURES = frozenset({"DiskPressure", "MemoryPressure", "PIDPressure"})
+_GPU_TROUBLE = re.compile(r"xid|gpu.*(missing|unhealthy|error|fail|fault)|nvlink", re.IGNORECASE)
+"""Types of conditions that AKS, GKE and node-problem-detector's GPU monitors set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +112,29 @@ def fault_of_nodes(nodes: Sequence[Manifest], *, is_starting: bool = False) -> D
 
 def _announced(node: Manifest) -> list[str]:
     """The conditions by which clouds announce that they take a machine back."""
-    conditions = (node.get("status") or {}).get("conditions") or []
-    return [c["type"] for c in conditions if c.get("status") == "True" and "Preempt" in str(c.get("type"))]
+    return [c["type"] for c in _conditions(node) if c.get("status") == "True" and "Preempt" in str(c.get("type"))]
+
+
+def strain_of(nodes: Sequence[Manifest]) -> str:
+    """What ready nodes say that ails them, as a sentence: too little disk, memory or process ids (as KAITO), or a GPU
+    that node-problem-detector or the like has found faulty. Empty where all is well. It changes no verdict: pods may
+    run there for long, and the ones that do not tell of it themselves."""
+    ailing = [
+        f"{node['metadata']['name']} ({', '.join(strains)})"
+        for node in nodes
+        if is_ready(node) and (strains := [c["type"] for c in _conditions(node) if _is_strain(c)])
+    ]
+    more = f" and {len(ailing) - 3} more" if len(ailing) > 3 else ""
+    return f"Under strain: {', '.join(ailing[:3])}{more}." if ailing else ""
+
+
+def _is_strain(condition: Manifest) -> bool:
+    type_ = str(condition.get("type"))
+    return condition.get("status") == "True" and (type_ in PRESSURES or bool(_GPU_TROUBLE.search(type_)))
+
+
+def _conditions(node: Manifest) -> list[Manifest]:
+    return (node.get("status") or {}).get("conditions") or []
 
 
 def names_of(nodes: Sequence[Manifest], limit: int = 5) -> str:

@@ -27,6 +27,7 @@ from kaito.operator.provisioners.survey import (
     Provisioner,
     is_ready,
     nodes_missing,
+    strain_of,
 )
 from kaito.operator.provisioners.wish import Requirement, Verdict, Wish
 from kaito.operator.workspace.wanted import Wanted
@@ -149,6 +150,9 @@ def place(wanted: Wanted, nodes: Sequence[Manifest], provisioner: Provisioner, m
         advice = _advice(wanted.model, wish.instance_type, context, provisioner.machines)
     if fits and advice:
         verdict = replace(verdict, message=f"{verdict.message} {advice}")
+    strain = strain_of(ours)
+    if strain:
+        verdict = replace(verdict, message=f"{verdict.message} {strain}")
     is_sized = _is_sizable(wanted.model, offered) and not provisioner.single_node
     return Placement(
         verdict=verdict,

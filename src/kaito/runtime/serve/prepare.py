@@ -23,7 +23,7 @@ from kaito.api.contracts import Engine, ServeConfig
 from kaito.api.names import REASON_CONFIG_INVALID, REASON_ENGINE_MISSING, REASON_INVALID_SPEC
 from kaito.runtime.failure import Failed
 from kaito.runtime.serve.adapters import highest_rank
-from kaito.runtime.serve.launch import Facts, Gpu, Options, user_options
+from kaito.runtime.serve.launch import Facts, Gpu, Options, kv_memory_share, user_options
 from kaito.runtime.serve.memory import available_bytes
 from kaito.runtime.serve.ranks import rank_of
 from kaito.runtime.settings import Settings
@@ -82,16 +82,20 @@ def has_chat_template(model: Path) -> bool:
 
 def read_user_options(config: ServeConfig, settings: Settings) -> Options:
     """The engine's section of the user's file; raises Failed when it cannot be understood."""
+    return user_options(user_text(config, settings), config.engine, config_map=config.user_config_name)
+
+
+def user_text(config: ServeConfig, settings: Settings) -> str:
+    """The user's file, empty where there is none; raises Failed when it cannot be read."""
     if config.user_config is None:
-        return {}
+        return ""
     path = settings.path(config.user_config)
     try:
-        text = path.read_text("utf-8")
+        return path.read_text("utf-8")
     except OSError as error:
         what = f"The file {config.user_config} cannot be read: {error.strerror}."
         step = "The ConfigMap that inference.config names needs the key inference_config.yaml."
         raise Failed(REASON_CONFIG_INVALID, what, step) from None
-    return user_options(text, config.engine, config_map=config.user_config_name)
 
 
 def available_cpus() -> int:
@@ -151,6 +155,7 @@ def gather(config: ServeConfig, weights: Weights, settings: Settings, options: O
         revision=weights.revision,
         rank=rank_of(config, settings.pod_index, settings.hostname),
         gpu=gpu() if config.device == "cuda" else None,
+        kv_memory_share=kv_memory_share(user_text(config, settings)),
         user_options=options,
         lora_rank=highest_rank(config),
         cache_dir=writable_cache(settings.environment),

@@ -120,6 +120,7 @@ def base_options(config: ServeConfig, facts: Facts) -> Options:
         "disable-uvicorn-access-log": True,
         **parallel_options(config),
         **adapter_options(config, facts),
+        **offload_options(config, facts),
     }
     return {**options, **cpu_options(config)} if config.device == "cpu" else options
 
@@ -132,6 +133,15 @@ def parallel_options(config: ServeConfig) -> Options:
         "pipeline-parallel-size": degrees.pipeline if degrees.pipeline > 1 else None,
         "data-parallel-size": degrees.data if degrees.data > 1 else None,
     }
+
+
+def offload_options(config: ServeConfig, facts: Facts) -> Options:
+    """Where the user's file gives the KV cache a share of the machine's memory, parts that leave the GPU are kept there
+    (vLLM's own connector; the size is in GiB, for all GPUs together). A connector of the user's own is left alone."""
+    gib = round(facts.memory_bytes * facts.kv_memory_share / GIB, 1)
+    if not config.kv_offload or gib <= 0 or "kv-transfer-config" in facts.user_options:
+        return {}
+    return {"kv-offloading-size": gib, "kv-offloading-backend": "native"}
 
 
 def adapter_options(config: ServeConfig, facts: Facts) -> Options:

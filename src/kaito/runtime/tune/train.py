@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, prepare_model_for_kbit_training
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import DPOTrainer, SFTTrainer
 
 from kaito.api.contracts import TuneProgress
@@ -74,6 +75,9 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             for entry in state.log_history
             if "loss" in entry or "eval_loss" in entry
         ]
+        for point in self.points:
+            self._loss = self._loss if point.loss is None else point.loss
+            self._eval_loss = self._eval_loss if point.eval_loss is None else point.eval_loss
         self._tell(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -237,6 +241,8 @@ class Whole:
     model: Any
     args: Any
     processing_class: Any
+    state: TrainerState
+    _load_from_checkpoint: Any
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter, or the model, and its tokenizer."""
@@ -247,6 +253,18 @@ class Whole:
             adapter = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
             self.model.save_pretrained(output_dir, state_dict=adapter)
             self.processing_class.save_pretrained(output_dir)
+
+    def take_end(self, checkpoint: Path) -> bool:
+        """Take over the weights of a checkpoint that is the training's end; False where there is more to train. The
+        library would train one step more than there are."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if state.global_step < state.max_steps:
+            return False
+        best = Path(state.best_model_checkpoint or "")
+        is_best = self.args.load_best_model_at_end and state.best_model_checkpoint and best.is_dir()
+        self._load_from_checkpoint(str(best if is_best else checkpoint))
+        self.state = state
+        return True
 
 
 class AnswerTrainer(Whole, SFTTrainer):  # type: ignore[misc]
@@ -273,7 +291,13 @@ def run(trainer: Any, watcher: Watcher, output_dir: Path) -> None:
     )
     if begun is not None:
         say(f"goes on from {begun.name}")
-    trainer.train(resume_from_checkpoint=str(begun) if begun is not None else None)
+    if begun is None or not trainer.take_end(begun):
+        trainer.train(resume_from_checkpoint=str(begun) if begun is not None else None)
+    else:
+        watcher.on_train_begin(trainer.args, trainer.state, trainer.control)
+        is_evaluated = any(point.step == trainer.state.global_step for point in watcher.points if point.eval_loss)
+        if trainer.args.eval_strategy == IntervalStrategy.EPOCH and not is_evaluated:
+            trainer.evaluate()
     if watcher.stop and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped
     if trainer.state.global_step < trainer.state.max_steps:
