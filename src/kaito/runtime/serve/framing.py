@@ -50,7 +50,7 @@ class Chunked:
         """How many of these bytes belong to the body; raises BadFraming."""
         at, size = 0, len(data)
         if self._state == "size" and not self._line:
-            # A streamed token comes as one chunk in one piece: nothing of it needs a closer look (0.8 µs, 2.3 µs below).
+            # A streamed token comes as one chunk in one piece: a look is enough (0.8 µs; 2.3 µs in the loop below).
             plain = PLAIN_SIZE.match(data)
             if plain is not None and 0 < int(plain[1], 16) == size - plain.end() - 2 and data.endswith(CRLF):
                 if self._keep:
