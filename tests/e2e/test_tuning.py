@@ -273,3 +273,25 @@ def test_from_a_folder_into_a_folder_with_one_command(place: Place) -> None:
     done = place.machine.kaito("tune", "run", *words, timeout=SUCCEEDED_WITHIN_S)
     assert "to-a-folder: Succeeded" in done.stdout
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in folder.rglob("*")}
+    assert "Succeeded" in place.machine.kaito("get", "to-a-folder").stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--data", "{bad}", "--output", "./result"), "latin.jsonl is not UTF-8 in line 1"),
+        (("--data", "{url}", "--output", "localhost:1/a:1", "--push-secret", "none"), "There is no Secret none"),
+    ],
+    ids=["data", "secret"],
+)
+def test_what_can_be_known_before_is_said_before_anything_is_applied(
+    place: Place, more: tuple[str, ...], says: str
+) -> None:
+    bad = place.folder / "latin"
+    bad.mkdir(exist_ok=True)
+    shutil.copy(place.files.folder / "latin.jsonl", bad)
+    words = [word.format(bad=bad, url=f"{place.files.url}/data.jsonl") for word in more]
+    done = place.machine.kaito("tune", "run", "never", "--model", "phi-3-mini-128k-instruct", *words, check=False)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert place.machine.run("kubectl", "get", "workspace", "never", check=False).returncode == 1

@@ -28,7 +28,14 @@ REACHABLE_AT = "engine.kaito.sh/reachable-at"
 """Where the embedded engine notes the address that answers when it could not bind the Service's own port."""
 
 LOOK_AGAIN_S = 0.5
-STYLES = {"Ready": "green", "Stuck": "red", "Pending": "yellow", "NotReady": "yellow", "Deleting": "dim"}
+STYLES = {
+    "Ready": "green",
+    "Succeeded": "green",
+    "Stuck": "red",
+    "Pending": "yellow",
+    "NotReady": "yellow",
+    "Deleting": "dim",
+}
 
 
 def get(

@@ -86,7 +86,7 @@ def state_of(workspace: Manifest) -> str:
     if workspace["metadata"].get("deletionTimestamp"):
         return "Deleting"
     if is_true(workspace, names.WORKSPACE_READY):
-        return "Ready"
+        return "Succeeded" if "tuning" in workspace else "Ready"
     found = trouble(workspace)
     if found is not None and found.needs_action:
         return "Stuck"

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +22,9 @@ from kaito.cli import apply, connect, local, settings, tune
 from kaito.cli.failure import UserError
 from kaito.cli.options import Kubeconfig, Namespace
 from kaito.kube.client import Client
+from kaito.kube.errors import Forbidden, NotFound
 from kaito.kube.manifest import Manifest
+from kaito.kube.resource import SECRETS
 
 SCHEMES = ("http://", "https://", datasets.SCHEME)
 INSTEAD = "Give an https address, or write a manifest with an image or a volume: kaito tune run -f FILE"
@@ -79,13 +84,14 @@ def run(
             config=config, instance_type=instance_type,
         )  # fmt: skip
         check_place(wish, kubeconfig)
+        check_data(wish)
         found = manifests(wish)
     tunings = [one for one in found if one["kind"] == WORKSPACES.kind and "tuning" in one]
     if len(tunings) != 1:
         raise UserError(f"There are {len(tunings)} fine-tunings in what was given.", "Give one Workspace with tuning.")
     meta = tunings[0]["metadata"]
     where = meta.get("namespace") or namespace
-    asyncio.run(_apply(found, namespace, kubeconfig))
+    asyncio.run(_apply(found, tunings[0], namespace, kubeconfig))
     more = f" -n {where}" if where != "default" else ""
     try:
         state = asyncio.run(tune.followed(meta["name"], where, kubeconfig))
@@ -99,9 +105,10 @@ def run(
     raise typer.Exit(0 if state == "Succeeded" else 1)
 
 
-async def _apply(found: list[Manifest], namespace: str, kubeconfig: Path | None) -> None:
+async def _apply(found: list[Manifest], tuning: Manifest, namespace: str, kubeconfig: Path | None) -> None:
     console = Console()
     async with Client(connect.cluster(kubeconfig)) as client:
+        await check_secret(client, found, tuning, namespace)
         for key, kind in await apply.send(client, found, namespace):
             console.print(f"{kind} {key} applied", highlight=False)
 
@@ -153,6 +160,39 @@ def check_place(wish: Wish, kubeconfig: Path | None) -> None:
     here = local.running(settings.read(None).data_dir)
     if here is None or connect.cluster(kubeconfig).server != here.server:
         raise UserError("A folder of this machine is not there for the pods of another cluster.", INSTEAD)
+
+
+def check_data(wish: Wish) -> None:
+    """Have a folder of this machine looked at as the pod will look at it; raises UserError when it cannot be trained
+    on. Where the packages for it are missing, the pod is the first to look."""
+    if wish.data[0].startswith(SCHEMES):
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        options = ["--method", wish.method]
+        if wish.config:
+            config = Path(scratch) / "training_config.yaml"
+            config.write_text(wish.config, "utf-8")
+            options += ["--config", str(config)]
+        argv = [sys.executable, "-m", "kaito.runtime.tune.preview", wish.data[0], *options]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    if done.returncode == 1 and tune.MISSING not in done.stderr:
+        what, _, step = done.stdout.strip().rpartition("\n")
+        raise UserError(what.rpartition("\n")[2], step)
+
+
+async def check_secret(client: Client, found: list[Manifest], tuning: Manifest, namespace: str) -> None:
+    """Raises UserError when there is no push secret of the name, as far as the user may look for it: the operator may
+    read no Secret, so that a pod, on a node that costs, would be the first to find out."""
+    name = (tuning["tuning"].get("output") or {}).get("imagePushSecret")
+    where = tuning["metadata"].get("namespace") or namespace
+    if not name or any(one["kind"] == SECRETS.kind and one["metadata"].get("name") == name for one in found):
+        return
+    try:
+        await client.get(SECRETS, name, where)
+    except NotFound:
+        raise UserError(f"There is no Secret {name} in namespace {where} to push with.", PUSH) from None
+    except Forbidden:
+        return
 
 
 def manifests(wish: Wish) -> list[Manifest]:
