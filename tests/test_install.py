@@ -129,6 +129,22 @@ def test_the_chart_takes_the_values_of_kaito() -> None:
     assert not {"PodDisruptionBudget", "NetworkPolicy"} & {kind for kind, _ in objects}
 
 
+def test_kaitos_values_for_karpenter_name_the_node_class() -> None:
+    ubuntu = {"name": "image-family-ubuntu", "default": True, "spec": {"imageFamily": "Ubuntu2204"}}
+    azure = {"group": "karpenter.azure.com", "kind": "AKSNodeClass", "version": "v1beta1",
+             "nodeClasses": [{"name": "image-family-azure-linux"}, ubuntu]}  # fmt: skip
+    aws = {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "nodeClasses": [{"name": "gpu", "default": True}]}
+    for provider, wanted in (
+        ("azure", "karpenter.azure.com/AKSNodeClass/image-family-ubuntu"),
+        ("aws", "karpenter.k8s.aws/EC2NodeClass/gpu"),
+        ("other", Installation().node_class),
+    ):
+        values = {"nodeProvisioner": "karpenter", "karpenterProvider": provider}
+        objects = by_name(rendered({**values, "karpenterProviders": {"azure": azure, "aws": aws}}))
+        [container] = objects["Deployment", "kaito-operator"]["spec"]["template"]["spec"]["containers"]
+        assert read(container["args"], {}).node_class == wanted
+
+
 def test_the_chart_keeps_its_crds_where_helm_never_removes_them() -> None:
     assert not any("CustomResourceDefinition" in file.read_text() for file in (CHART / "templates").glob("*.yaml"))
     with helm.Chart.load(str(CHART)) as loaded:

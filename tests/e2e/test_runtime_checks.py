@@ -59,6 +59,18 @@ def test_missing_weights_are_told_within_seconds(tmp_path: Path, offline: bool) 
     assert output.splitlines()[-1].startswith("kaito-runtime: ModelWeightsNotFound: ")
 
 
+def test_damaged_weights_are_told_before_an_engine_is_started(tmp_path: Path) -> None:
+    folder = tmp_path / "models/kaito/demo-phi-3"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"garbage that is no tensor")
+    code, output, _ = run(serve_config(tmp_path, "transformers", local_dirs=[str(tmp_path / "models")]), tmp_path)
+    assert code == 1 and "Traceback" not in output and "starting" not in output
+    words = last_words(tmp_path)
+    assert words["reason"] == "ModelWeightsNotFound"
+    assert "model.safetensors is no safetensors file" in words["message"] and words["next_step"]
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

@@ -78,6 +78,7 @@ CASES = (
     Case(INFERENCE / "kaito_workspace_deepseek_r1.yaml", (), AZURE, Settings()),
     Case(INFERENCE / "kaito_workspace_tuned_adapter.yaml", (), AZURE, Settings()),
     Case(HERE / "cases" / "weights_from_a_registry.yaml", settings=Settings(weights_cache="/var/cache/kaito")),
+    Case(HERE / "cases" / "weights_from_a_bucket.yaml", settings=Settings()),
     Case(HERE / "cases" / "weights_on_the_node.yaml", (gpu_node("weights"),), BYO, Settings()),
     Case(
         HERE / "cases" / "tuning_on_hub_data.yaml",

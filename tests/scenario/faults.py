@@ -185,6 +185,8 @@ POD_FAULTS = (
     words(names.REASON_PROXY, HUB,
           "MaxRetryError: ProxyError: Tunnel connection failed: 407 Proxy Authentication Required"),
     words(names.REASON_WEIGHTS_BROKEN, HUB, "SafetensorError: HeaderTooLarge"),
+    words(names.REASON_WEIGHTS_BROKEN, HUB,
+          "The weights of org/model cannot be used: model.safetensors is no safetensors file."),
     words(names.REASON_CUDA_MEMORY, ENGINE, "The GPU ran out of memory"),
     words(names.REASON_KV_CACHE, ENGINE, "The model leaves too little memory for its KV cache"),
     words(names.REASON_UNKNOWN_FLAG, ENGINE, "The engine does not know the option --max-modle-len"),

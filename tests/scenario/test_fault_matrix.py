@@ -265,7 +265,7 @@ def test_every_row_of_the_table_is_injected() -> None:
         names.REASON_UNKNOWN_PRESET, names.REASON_INVALID_SPEC, names.REASON_CONFIG_MISSING,
         names.REASON_CONFIG_KEY_MISSING, names.REASON_NOT_SUPPORTED_HERE, names.REASON_NAME_TAKEN,
         names.REASON_NODE_NEVER_CAME, names.REASON_ORDER_PACED, names.REASON_NO_NODE_PROVISIONER,
-        names.REASON_NO_GPU_PLUGIN, names.REASON_ENDPOINTS,
+        names.REASON_NO_GPU_PLUGIN, names.REASON_ENDPOINTS, names.REASON_NODES_HELD,
     }  # fmt: skip
     assert {fault.reason for fault in FAULTS} == injected | elsewhere
     assert len(injected | elsewhere) >= 120

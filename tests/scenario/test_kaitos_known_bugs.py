@@ -18,11 +18,12 @@ from kaito.kube.manifest import Key, Manifest, condition_of, key_of, labels_of
 from kaito.kube.plan import Controller
 from kaito.kube.resource import NODES, PODS, STATEFUL_SETS
 from kaito.operator.facts import catalogue_lookup
+from kaito.operator.provisioners.byo import BYO
 from kaito.operator.provisioners.nodeclaim import NODE_CLAIMS, node_claim_provisioner
 from kaito.operator.provisioners.nodepool import NODE_POOLS, NodeClass, node_pool_provisioner, pool_name
 from kaito.operator.settings import Settings
 from kaito.operator.workspace.controller import workspace_controller
-from tests.builders import node
+from tests.builders import node, workspace
 from tests.scenario.cloud import Cloud, Karpenter
 from tests.scenario.test_node_orders import ordering
 from tests.scenario.test_node_orders_simulated import Operator
@@ -30,6 +31,7 @@ from tests.scenario.world import World, starting_kubelet
 
 CLAIMS = workspace_controller(Settings(), node_claim_provisioner(), catalogue_lookup)
 POOLS = workspace_controller(Settings(), node_pool_provisioner(NodeClass()), catalogue_lookup)
+OWN = workspace_controller(Settings(), BYO, catalogue_lookup)
 DEMO = Key("default", "demo")
 both = pytest.mark.parametrize("controller", [CLAIMS, POOLS], ids=["nodeclaim", "karpenter"])
 
@@ -88,6 +90,64 @@ def test_1300_a_cache_that_lags_orders_no_further_node() -> None:
         operator.work(DEMO)
     assert not operator.view.objects[NODE_CLAIMS], "it has seen none of its orders"
     assert len(cloud.live()) == 1
+
+
+def spread(name: str) -> Manifest:
+    """A Workspace whose model takes two of such nodes, of those that anybody may take."""
+    manifest = workspace(name, inference={"preset": {"name": "phi-4"}})
+    manifest["metadata"]["uid"] = f"uid-{name}"
+    return manifest
+
+
+def own_nodes(count: int) -> list[Manifest]:
+    labels = {"apps": "demo", "nvidia.com/gpu.product": "NVIDIA-A10", "nvidia.com/gpu.memory": "24576"}
+    return [node(f"n{index}", gpus=1, metadata={"labels": labels}) for index in range(count)]
+
+
+def test_2174_models_over_several_own_nodes_take_all_of_them_or_wait_without_holding_any() -> None:
+    here, _ = begun(*own_nodes(3), spread("demo"), spread("sibling"))
+    settle(here, OWN)
+    assert [one["metadata"]["name"] for one in here.list(STATEFUL_SETS)] == ["demo"]
+    waiting = here.get(WORKSPACES, "sibling", "default")
+    assert waiting is not None and waiting["status"]["state"] == "Pending" and state(here, DEMO) == "Ready"
+    failure = waiting["status"]["failure"]
+    assert failure["reason"] == names.REASON_NODES_HELD and "default/demo" in failure["evidence"]
+    assert here.reconcile(OWN) == 0
+    here.put(own_nodes(4)[3])
+    settle(here, OWN)
+    assert state(here, Key("default", "sibling")) == "Ready"
+
+
+def test_2174_who_lets_go_lets_the_next_one_begin_and_what_runs_never_stops() -> None:
+    here, _ = begun(*own_nodes(2), spread("sibling"))
+    settle(here, OWN)
+    here.put(spread("demo"))
+    settle(here, OWN)
+    assert state(here, Key("default", "sibling")) == "Ready" and state(here, DEMO) == "Pending"
+    here.delete(WORKSPACES, Key("default", "sibling"))
+    here.settle(OWN, starting_kubelet)
+    assert state(here, DEMO) == "Ready"
+
+
+def test_2174_who_can_never_start_keeps_nobody_waiting() -> None:
+    broken = workspace("broken", inference={"preset": {"name": "no-such-model"}})
+    large = spread("demo")
+    large["inference"]["preset"]["name"] = "llama-3.3-70b-instruct"
+    here, _ = begun(*own_nodes(2), broken, large, spread("sibling"))
+    settle(here, OWN)
+    assert state(here, DEMO) == "Pending" and state(here, Key("default", "sibling")) == "Ready"
+
+
+def test_2174_an_older_workspace_that_nobody_has_looked_at_yet_goes_first() -> None:
+    here, _ = begun(*own_nodes(2), spread("demo"), spread("sibling"))
+    key = Key("default", "sibling")
+    observed = OWN.observe(here, key)
+    assert observed is not None
+    plan = OWN.plan(observed, here.now)
+    assert not plan.apply and plan.requeue_after_s is not None
+    here.carry_out(plan, WORKSPACES, key)
+    settle(here, OWN)
+    assert state(here, DEMO) == "Ready" and state(here, key) == "Pending"
 
 
 @both

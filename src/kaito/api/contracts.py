@@ -170,7 +170,17 @@ class HubSource(Contract):
     """Empty for `train`."""
 
 
-Source = Annotated[OciSource | UrlSource | HubSource, Field(discriminator="kind")]
+class BucketSource(Contract):
+    """A folder of an object store."""
+
+    kind: Literal["bucket"] = "bucket"
+    uri: str
+    """As `kaito.api.buckets` reads it."""
+    only_safe: bool = True
+    """Leave out files in formats that can run code when they are loaded."""
+
+
+Source = Annotated[OciSource | UrlSource | HubSource | BucketSource, Field(discriminator="kind")]
 
 
 class FetchItem(Contract):
@@ -183,7 +193,7 @@ class FetchItem(Contract):
     """A folder that is not there yet, is empty, or was filled by an earlier fetch; it appears whole or not at all."""
     credentials: tuple[str, ...] = ()
     """Docker `config.json` files, or folders of them, tried one after the other when a registry refuses an anonymous
-    client."""
+    client; for a bucket, folders with a file for each key, as a Secret is mounted."""
 
 
 class FetchConfig(Contract):

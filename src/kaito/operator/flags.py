@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +35,8 @@ ADDRESSES = {"metrics-bind-address": "metrics", "health-probe-bind-address": "he
 WITHOUT_EFFECT = {
     "kube-client-qps": "the API server's own flow control limits the operator",
     "kube-client-burst": "the API server's own flow control limits the operator",
-    "karpenter-node-class-group": "give --node-class",
-    "karpenter-node-class-kind": "give --node-class",
     "karpenter-node-class-version": "node classes are named, not written",
     "karpenter-node-class-resource-name": "node classes are named, not written",
-    "karpenter-node-classes": "node classes are named, not written: create them beside the operator",
     "default-model-mirror-storage-class": "ModelMirrors are not part of this operator yet",
     "default-streaming-service-account": "streaming of weights is not part of this operator yet",
     "model-mirror-download-cpu": "ModelMirrors are not part of this operator yet",
@@ -49,6 +47,9 @@ WITHOUT_EFFECT = {
     "zap-encoder": "give --log-format",
 }
 """Flags of KAITO v0.12 that change nothing here, and why."""
+NODE_CLASS = ("karpenter-node-class-group", "karpenter-node-class-kind", "karpenter-node-classes")
+"""KAITO's flags that say together which node class the NodePools have: group, kind, and a JSON list of classes of which
+one is the default. KAITO makes those classes; here they are named only."""
 VARIABLES = {
     "POD_NAMESPACE": "namespace",
     "SYSTEM_NAMESPACE": "namespace",
@@ -116,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
         else:
             made.add_argument(f"--{flag}", metavar=_metavar(field.annotation), help=text)
     made.add_argument("--webhook", nargs="?", const="true", help=argparse.SUPPRESS)
-    for name in (*ALIASES, *ADDRESSES, *WITHOUT_EFFECT):
+    for name in (*ALIASES, *ADDRESSES, *NODE_CLASS, *WITHOUT_EFFECT):
         made.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
     return made
 
@@ -155,7 +156,7 @@ def _two_dashes(argument: str, known: set[str]) -> str:
 def _flag_values(flags: Mapping[str, Any]) -> dict[str, _Value]:
     found: dict[str, _Value] = {}
     for name, value in flags.items():
-        if name in WITHOUT_EFFECT:
+        if name in WITHOUT_EFFECT or name in NODE_CLASS:
             continue
         if name in ADDRESSES:
             found |= _address(name, str(value))
@@ -163,7 +164,34 @@ def _flag_values(flags: Mapping[str, Any]) -> dict[str, _Value]:
             found |= _webhook(str(value), flags)
         else:
             found[ALIASES.get(name, name)] = _Value(value, f"--{name}")
+    given_class = _node_class(flags)
+    if given_class is not None:
+        found.setdefault("node-class", given_class)
     return found
+
+
+def _node_class(flags: Mapping[str, Any]) -> _Value | None:
+    """The node class that KAITO's flags name, as group/Kind/name; None where none of them is given."""
+    if not any(flags.get(name) for name in NODE_CLASS):
+        return None
+    default = str(Settings.model_fields["node_class"].default).split("/")
+    group, kind, classes = (flags.get(name) or "" for name in NODE_CLASS)
+    name = _default_class(str(classes)) if classes else default[2]
+    where = f"--{NODE_CLASS[2] if classes else NODE_CLASS[0] if group else NODE_CLASS[1]}"
+    return _Value(f"{group or default[0]}/{kind or default[1]}/{name}", where)
+
+
+def _default_class(text: str) -> str:
+    """The name of the class that is the default. Raises BadSettings."""
+    try:
+        classes = json.loads(text)
+        names = [str(one["name"]) for one in classes if one.get("default")]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        shown = '[{"name": "image-family-ubuntu", "default": true}]'
+        raise BadSettings(f"--{NODE_CLASS[2]} cannot be read: write a JSON list such as {shown}.") from None
+    if len(names) != 1:
+        raise BadSettings(f"--{NODE_CLASS[2]} has {len(names)} default classes: give one of them default: true.")
+    return names[0]
 
 
 def _address(flag: str, text: str) -> dict[str, _Value]:

@@ -31,7 +31,8 @@ _FLAGS = """
 ## Other flags of KAITO v0.12
 
 Accepted as well: `--metrics-bind-address` and `--health-probe-bind-address` (`host:port`, `:port`, `0` for none) and
-`--webhook`.
+`--webhook`. `--karpenter-node-class-group`, `--karpenter-node-class-kind` and the default one of
+`--karpenter-node-classes` (a JSON list) say together what `--node-class` says; the classes are named, not made.
 
 | Flag | Here |
 |---|---|

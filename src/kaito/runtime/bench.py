@@ -143,7 +143,7 @@ async def _one(session: aiohttp.ClientSession, url: str, model: str, load: Load,
     first = True
     async with session.post(url + CHAT, json=body) as response:
         if response.status != 200:
-            raise ValueError(f"the server answers {response.status}")
+            raise ValueError(f"the server answers {response.status}{_reason(await response.read())}")
         async for line in response.content:
             if not line.startswith(b"data: {"):
                 continue
@@ -160,6 +160,14 @@ async def _one(session: aiohttp.ClientSession, url: str, model: str, load: Load,
                 seen.each_ms.append(1000 * (now - last))
             first, last = False, now
     seen.requests += 1
+
+
+def _reason(body: bytes) -> str:
+    """What an OpenAI-shaped error says, after a colon; empty where the body is something else."""
+    try:
+        return f": {json.loads(body)['error']['message']}"
+    except (ValueError, TypeError, LookupError):
+        return ""
 
 
 async def bench(url: str, load: Load, *, api_key: str | None, say: Callable[[str], None]) -> int:

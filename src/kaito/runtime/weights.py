@@ -8,6 +8,8 @@ A local folder is laid out by model id: `DIR/<org>/<name>/` or `DIR/<org>--<name
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,18 @@ import aiohttp
 
 from kaito.api.contracts import ModelSource
 from kaito.api.names import REASON_WEIGHTS_NOT_FOUND, USE_LOCAL_WEIGHTS_ANNOTATION
+from kaito.runtime.artifacts.transport import LONGEST_PAUSE_S, retry_after_s
 from kaito.runtime.failure import Failed
 from kaito.runtime.settings import Settings
 
 HUB_TIMEOUT_S = 4.0
+HUB_TRIES = 3
+BUSY_STEP = (
+    "It is asked again when the container starts again. With an HF_TOKEN, in the Secret that "
+    "presetOptions.modelAccessSecret names, it may be asked more often."
+)
+BUSY = frozenset({429, 502, 503, 504})
+RATE_LIMITED = "asked too often from here (429, too many requests)"
 DEMO_ORGANISATION = "kaito"
 
 
@@ -81,7 +91,26 @@ def find_local(folders: Sequence[Path], model_id: str) -> tuple[Path | None, lis
 
 
 async def ask_hub(source: ModelSource, settings: Settings) -> str | None:
-    """Why the hub cannot give the model, in words; None when it can."""
+    """Why the hub cannot give the model, in words; None when it can. One that is busy is asked again when it says."""
+    for attempt in range(HUB_TRIES):
+        status, wait_s = await _hub_status(source, settings)
+        if status not in BUSY or attempt == HUB_TRIES - 1:
+            break
+        await asyncio.sleep(min(2.0**attempt if wait_s is None else wait_s, LONGEST_PAUSE_S))
+    if status is None:
+        return f"the hub {settings.hub_endpoint} cannot be reached"
+    if status in (401, 403):
+        return f"the hub {settings.hub_endpoint} refuses access (no such model, or a gated one)"
+    if status == 404:
+        return f"the hub {settings.hub_endpoint} does not know this model"
+    if status == 429:
+        return f"the hub {settings.hub_endpoint} is {RATE_LIMITED}"
+    return None if status < 400 else f"the hub {settings.hub_endpoint} answered with status {status}"
+
+
+async def _hub_status(source: ModelSource, settings: Settings) -> tuple[int | None, float | None]:
+    """What the hub answers about the model, None when it does not, and the seconds after which it wants to be asked
+    again, where it says so."""
     headers = {"Authorization": f"Bearer {settings.hub_token}"} if settings.hub_token else {}
     url = f"{settings.hub_endpoint}/api/models/{source.id}"
     try:
@@ -89,14 +118,9 @@ async def ask_hub(source: ModelSource, settings: Settings) -> str | None:
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=HUB_TIMEOUT_S), trust_env=True) as session,
             session.get(url, headers=headers) as response,
         ):
-            status = response.status
+            return response.status, retry_after_s(response.headers.get("Retry-After"), time.time())
     except (TimeoutError, aiohttp.ClientError, OSError):
-        return f"the hub {settings.hub_endpoint} cannot be reached"
-    if status in (401, 403):
-        return f"the hub {settings.hub_endpoint} refuses access (no such model, or a gated one)"
-    if status == 404:
-        return f"the hub {settings.hub_endpoint} does not know this model"
-    return None if status < 400 else f"the hub {settings.hub_endpoint} answered with status {status}"
+        return None, None
 
 
 async def hub_bytes(model_id: str, revision: str | None, settings: Settings) -> int | None:
@@ -130,7 +154,7 @@ async def resolve(source: ModelSource, settings: Settings) -> Weights:
     raise Failed(
         REASON_WEIGHTS_NOT_FOUND,
         f"No weights of {source.id} on this machine, and {detail}.",
-        next_step(source, refused="refuses" in trouble),
+        BUSY_STEP if RATE_LIMITED in trouble else next_step(source, refused="refuses" in trouble),
     )
 
 

@@ -115,7 +115,7 @@ def test_a_server_that_could_not_measure_says_why_once_and_is_served_all_the_sam
     assert plan.requeue_after_s is None and not performance(plan)
     condition = benchmark_condition(plan)
     assert (condition["status"], condition["reason"]) == ("False", "BenchmarkFailed")
-    assert failed.problem in condition["message"] and "kaito.sh/disable-benchmark" in condition["message"]
+    assert failed.problem in condition["message"] and "kaito.sh/benchmark: light" in condition["message"]
     assert len(condition["message"].encode()) <= 256
     assert plan.status is not None and plan.status["state"] == "Ready" and "failure" not in plan.status
     assert [event.message for event in plan.events if event.reason == "BenchmarkFailed"] == [condition["message"]]
@@ -134,7 +134,7 @@ def test_a_pod_that_starts_anew_after_a_failed_measurement_measures_anew() -> No
 @pytest.mark.parametrize("problem", ["", "x" * 500, "é" * 300])
 def test_what_kept_a_server_from_measuring_is_cut_before_the_next_step(problem: str) -> None:
     message = benchmark_condition(planned(BenchmarkResult(vllm_total_tpm=-1, problem=problem))[0])["message"]
-    assert len(message.encode()) <= 256 and message.endswith("ends this.")
+    assert len(message.encode()) <= 256 and message.endswith("light asks less.")
 
 
 def test_a_measurement_is_told_as_a_condition_too() -> None:

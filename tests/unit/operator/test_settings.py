@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,27 @@ async def test_a_table_of_machines_that_cannot_be_used_is_told_at_once(tmp_path:
         await run(Settings(machines=table), server)
     with pytest.raises(CannotStart, match="--machines /does/not/exist cannot be used"):
         await run(Settings(machines=Path("/does/not/exist")), server)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ([], "karpenter.azure.com/AKSNodeClass/default"),
+        (['--karpenter-node-classes=[{"name":"a"},{"name":"b","default":true,"spec":{}}]'],
+         "karpenter.azure.com/AKSNodeClass/b"),
+        (["--karpenter-node-class-group=karpenter.k8s.aws", "--karpenter-node-class-kind=EC2NodeClass"],
+         "karpenter.k8s.aws/EC2NodeClass/default"),
+        (['--karpenter-node-classes=[{"name":"b","default":true}]', "--node-class=g/K/n"], "g/K/n"),
+    ],
+)  # fmt: skip
+def test_kaitos_flags_for_node_classes_name_the_default_one(arguments: list[str], wanted: str) -> None:
+    assert read(arguments, {}).node_class == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "JSON list"), ("[1]", "JSON list"), ('[{"name":"a"}]', "has 0 default"),
+                       ('[{"name":"a","default":true},{"name":"b","default":true}]', "has 2 default")],
+)  # fmt: skip
+def test_node_classes_that_name_no_default_are_refused(text: str, said: str) -> None:
+    with pytest.raises(BadSettings, match=re.escape(said)):
+        read([f"--karpenter-node-classes={text}"], {})

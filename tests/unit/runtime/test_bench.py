@@ -19,6 +19,10 @@ from kaito.runtime.serve.afterwards import NO_MOMENT, not_measured
 LOAD = Load(streams=2, seconds=0.3, input_tokens=5, output_tokens=3)
 
 
+async def refuse(request: web.Request) -> web.Response:
+    return web.json_response({"error": {"message": "the prompt is too long"}}, status=400)
+
+
 async def models(request: web.Request) -> web.Response:
     return web.json_response({"data": [{"id": "m"}]})
 
@@ -40,6 +44,7 @@ async def url() -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_get("/v1/models", models)
     app.router.add_post("/v1/completions", complete)
+    app.router.add_post("/strict/v1/completions", refuse)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.2)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -58,7 +63,9 @@ async def test_what_a_server_without_answers_met_is_known(url: str) -> None:
     seen = Seen()
     async with aiohttp.ClientSession() as session:
         assert await measured(session, f"{url}/nowhere", "m", LOAD, seen=seen) is None
-    assert seen.errors and seen.problem == "the server answers 404"
+        assert seen.errors and seen.problem == "the server answers 404"
+        assert await measured(session, f"{url}/strict", "m", LOAD, seen=seen) is None
+    assert seen.problem == "the server answers 400: the prompt is too long"
 
 
 def test_a_server_that_cannot_measure_itself_says_so_as_kaito_does_and_why() -> None:

@@ -136,6 +136,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
             *revisions.surplus(observed.revisions, in_use, limit),
         ),
         events=_events(daemon_set, create, delete),
+        refused=pod.creation_refused(daemon_set),
         requeue_after_s=pod.next_available_in_s(list(observed.claimed.objects), _min_ready_s(daemon_set), now),
     )
 

@@ -91,6 +91,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
             ),
         ),
         create=create,
+        refused=pod.creation_refused(job),
         delete=tuple(Delete(PODS, key_of(p), p["metadata"]["uid"]) for p in going),
         events=_events(job, status, create, going),
         requeue_after_s=_requeue(job, wait, now),

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from kaito.kube.manifest import Manifest, condition_of, is_deleting, is_true, owner_reference, parse_time
+from kaito.kube.plan import Event, Plan
 
 # The letters and digits of Kubernetes' generated names: no vowels, so that no words arise
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
@@ -35,6 +36,21 @@ def content_hash(content: object, collisions: int = 0) -> str:
     """The hash that names a ReplicaSet or ControllerRevision after its content."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return digest(text, str(collisions)) if collisions else digest(text)
+
+
+def creation_refused(owner: Manifest) -> Callable[[Manifest, str], Plan]:
+    """For `Plan.refused`: tells with the owner why the server does not take its pod, in Kubernetes' words."""
+
+    def told(manifest: Manifest, why: str) -> Plan:
+        if manifest.get("kind") != "Pod":
+            return Plan()
+        text = f"Error creating: {why}"
+        if owner["kind"] == "StatefulSet":
+            name = owner["metadata"]["name"]
+            text = f"create Pod {manifest['metadata']['name']} in StatefulSet {name} failed error: {why}"
+        return Plan(events=(Event(owner, "FailedCreate", text, type="Warning"),))
+
+    return told
 
 
 def generated_names(prefix: str, *seed: str) -> Iterator[str]:

@@ -69,6 +69,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
         create=create,
         delete=delete,
         events=_events(replica_set, create, delete),
+        refused=pod.creation_refused(replica_set),
         requeue_after_s=pod.next_available_in_s(active, min_ready_s, now),
     )
 

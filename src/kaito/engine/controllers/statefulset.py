@@ -94,6 +94,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
             *status_patch(STATEFUL_SETS, stateful_set, status),
         ),
         create=(*history.create, *step.create),
+        refused=pod.creation_refused(stateful_set),
         delete=(
             *(Delete(PODS, key_of(p), p["metadata"]["uid"]) for p in step.delete),
             *revisions.surplus(observed.revisions, in_use, limit),

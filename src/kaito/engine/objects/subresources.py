@@ -278,6 +278,7 @@ def _no_replicas(path: tuple[str, ...]) -> str:
 def bound(pod: Manifest, node: str, now: str) -> Manifest:
     """The pod assigned to a node."""
     status = dict(pod.get("status") or {})
+    status.pop("nominatedNodeName", None)
     others = [c for c in status.get("conditions") or [] if c["type"] != "PodScheduled"]
     scheduled = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now}
     status["conditions"] = [*others, scheduled]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kaito.api import contracts
-from kaito.api.contracts import FetchConfig, FetchItem, OciSource, UrlSource
+from kaito.api.contracts import BucketSource, FetchConfig, FetchItem, OciSource, UrlSource
 from kaito.kube.manifest import Manifest
 from kaito.operator import pods
 from kaito.operator.pods import Mounted
@@ -28,7 +28,7 @@ class Fetch:
     """One thing to fetch, and the Secrets to fetch it with."""
 
     name: str
-    source: OciSource | UrlSource
+    source: OciSource | UrlSource | BucketSource
     destination: str
     secrets: tuple[str, ...] = ()
 
@@ -44,12 +44,17 @@ def fetch_config(fetches: Sequence[Fetch]) -> FetchConfig | None:
 
 
 def secrets_of(fetches: Sequence[Fetch]) -> tuple[str, ...]:
-    """The pull secrets of all of them, each once."""
+    """The Secrets of all of them, each once."""
     return tuple(dict.fromkeys(secret for one in fetches for secret in one.secrets))
 
 
+def pull_secrets_of(fetches: Sequence[Fetch]) -> tuple[str, ...]:
+    """Those of registries, which a kubelet can use too."""
+    return secrets_of([one for one in fetches if isinstance(one.source, OciSource)])
+
+
 def secret_mounts(fetches: Sequence[Fetch]) -> list[Mounted]:
-    """The pull secrets as files, for the init container alone."""
+    """The Secrets as files, for the init container alone."""
     return [
         pods.mounted(_secret_volume(secret), _secret_path(secret), {"secret": {"secretName": secret}}, read_only=True)
         for secret in secrets_of(fetches)

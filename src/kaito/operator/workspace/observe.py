@@ -7,15 +7,16 @@ The only module here that reads. `Observed` is a value: tests build it by hand, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from kaito.api.contracts import BenchmarkResult, StartProgress, TuneProgress
 from kaito.api.meta import WORKSPACES, InvalidObject
 from kaito.api.names import COMPLETION_INDEX_LABEL, WORKSPACE_LABEL
 from kaito.api.workspace import Workspace
 from kaito.catalog.models import ModelFacts
-from kaito.kube.manifest import Key, Manifest, key_of, labels_of
+from kaito.kube.manifest import Key, Manifest, is_deleting, key_of, labels_of
 from kaito.kube.plan import Reader
 from kaito.kube.resource import (
     CONFIG_MAPS,
@@ -35,6 +36,7 @@ from kaito.operator.provisioners.trouble import node_of
 from kaito.operator.workspace.containers import claim_names
 from kaito.operator.workspace.performance import measuring_pod
 from kaito.operator.workspace.starting import container_of, starting_pod
+from kaito.operator.workspace.together import Rival
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,9 @@ class Observed:
     """The kinds that nodes can be ordered with here."""
     tuned: tuple[Tuned, ...] = ()
     """The Workspaces that its adapters name."""
+    rivals: Callable[[], Sequence[Rival]] = tuple
+    """The Workspaces that may take several of the nodes that anybody may take: a look at all there are, which only who
+    needs several nodes has to take."""
     warnings: tuple[Manifest, ...] = ()
     """The Warning events about the StatefulSet, the pods, their volume claims and the orders."""
 
@@ -193,6 +198,7 @@ def observe(
         orders=orders,
         served=frozenset(kind for kind in provisioner.kinds if reader.serves(kind)),
         tuned=tuple(_tuned(reader, key, name, lookup) for name in named_workspaces(workspace)),
+        rivals=partial(_rivals, reader, key),
         warnings=tuple(_warnings(reader, key, pods, orders)),
     )
 
@@ -213,6 +219,18 @@ def _tuned(reader: Reader, key: Key, name: str, lookup: Lookup) -> Tuned:
         return Tuned(name, manifest)
     preset = workspace.preset
     return Tuned(name, manifest, workspace, lookup(preset.name) if preset else None)
+
+
+def _rivals(reader: Reader, key: Key) -> Sequence[Rival]:
+    found = []
+    for other in reader.list(WORKSPACES):
+        place = key_of(other)
+        if place == key or is_deleting(other) or (other.get("resource") or {}).get("instanceType"):
+            continue
+        rival = Rival(other, reader.get(STATEFUL_SETS, place.name, place.namespace) is not None)
+        if rival.target > 1 or not rival.is_known:
+            found.append(rival)
+    return found
 
 
 def _warnings(reader: Reader, key: Key, pods: Iterable[Manifest], orders: Iterable[Manifest]) -> Iterable[Manifest]:

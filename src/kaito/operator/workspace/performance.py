@@ -18,12 +18,11 @@ from kaito.api.names import (
     BENCHMARK_ANNOTATION,
     BENCHMARK_COMPLETED,
     BENCHMARK_MARK,
-    DISABLE_BENCHMARK_ANNOTATION,
     REASON_BENCHMARK_COMPLETED,
     REASON_BENCHMARK_FAILED,
 )
 from kaito.kube.manifest import Manifest, condition_of, is_true, labels_of, parse_time
-from kaito.operator.faults.fault import MAX_MESSAGE_BYTES, short
+from kaito.operator.faults.fault import MAX_MESSAGE_BYTES, sentences, short
 from kaito.operator.provisioners.wish import Verdict
 
 PEAK = "peakTokensPerMinute"
@@ -99,12 +98,9 @@ def verdict(
 
 
 def _why_not(problem: str) -> str:
-    step = (
-        f"It is served all the same. To measure anew, delete the first pod, with annotation {BENCHMARK_ANNOTATION} "
-        f"light for less load; {DISABLE_BENCHMARK_ANNOTATION} ends this."
-    )
-    said = f"The model server could not measure itself: {problem or 'its log does not say why'}"
-    return f"{short(said, MAX_MESSAGE_BYTES - len(f'…. {step}'.encode()))}. {step}"
+    step = f"It is served all the same. Delete the first pod to try again; {BENCHMARK_ANNOTATION}: light asks less."
+    said = sentences(f"Not measured: {problem or 'the log does not say why'}")
+    return f"{short(said, MAX_MESSAGE_BYTES - len(f'… {step}'.encode()))} {step}"
 
 
 def _failed(workspace: Manifest, pod: Manifest) -> Manifest | None:

@@ -31,11 +31,11 @@ from kaito.kube.resource import DEPLOYMENTS, JOBS
 from kaito.operator.faults.fault import Diagnosis
 from kaito.operator.faults.table import found, named
 from kaito.operator.provisioners.supply import Supply
-from kaito.operator.provisioners.survey import Provisioner
+from kaito.operator.provisioners.survey import Provisioner, is_ready
 from kaito.operator.provisioners.trouble import cut
 from kaito.operator.provisioners.wish import Verdict
 from kaito.operator.settings import Settings
-from kaito.operator.workspace import failures, ordering, serving, standing, starting, tuning
+from kaito.operator.workspace import failures, ordering, serving, standing, starting, together, tuning
 from kaito.operator.workspace.nodes import Placement, place
 from kaito.operator.workspace.observe import FactsPending, Observed
 from kaito.operator.workspace.performance import look_again_s, performance, still_true, verdict
@@ -199,6 +199,9 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
     missing = _missing_nodes(placement, supply)
     if missing is not None:
         return Work(placed(missing, is_failure=missing.is_failure), supply=supply)
+    held = _held_back(observed, asked, placement, provisioner)
+    if held is not None:
+        return Work(placed(held), supply=supply, look_again_s=together.LOOK_AGAIN_S)
     rendering = serving.Rendering(
         observed.manifest, asked, placement, config, str(revision.number), observed.stateful_set
     )
@@ -210,6 +213,17 @@ def _work(observed: Observed, settings: Settings, provisioner: Provisioner, revi
     outdated = outdated_ranks(observed.stateful_set, _pods(observed)) if placement.spread > 1 else ()
     apply = tuple(_manifests(rendering, settings))
     return Work(report, apply=apply, delete=outdated, supply=supply, look_again_s=again)
+
+
+def _held_back(observed: Observed, asked: Wanted, placement: Placement, provisioner: Provisioner) -> Verdict | None:
+    """Why a model over several nodes waits for others; what has begun goes on."""
+    resource = asked.workspace.resource
+    owns = provisioner.orders and resource is not None and bool(resource.instance_type)
+    if placement.spread < 2 or owns or provisioner.single_node or observed.stateful_set is not None:
+        return None
+    names_ = set(placement.nodes)
+    ready = [name for node in observed.nodes if (name := node["metadata"]["name"]) in names_ and is_ready(node)]
+    return together.held_back(observed.manifest, placement.target, ready, observed.rivals())
 
 
 def _again_s(observed: Observed, now: datetime) -> float | None:

@@ -218,7 +218,7 @@ def preset_stateful_set(rendering: Rendering, model: ModelFacts, config: ServeCo
     }
     folders = [*([weights_mount(settings)] if fetched else []), *adapters.fetched_mounts(rendering.wanted.adapters)]
     init_containers = fetching.init_containers(fetches, settings.runtime_image, [mounts[0], *folders])
-    secrets = fetching.secrets_of(fetches)
+    secrets = fetching.pull_secrets_of(fetches)
     if init_containers:
         spec["initContainers"] = init_containers
     if secrets:

@@ -33,7 +33,7 @@ from kaito.operator.workspace.adapters import LoraAdapter, lora_adapters
 from kaito.operator.workspace.observe import FactsPending, Observed, UnknownPreset
 from kaito.operator.workspace.problem import Problem
 from kaito.operator.workspace.results import resolved
-from kaito.operator.workspace.weights import WeightsImage, node_folder, weights_image
+from kaito.operator.workspace.weights import Origin, node_folder, origin
 
 MAX_NAME = 52
 """A StatefulSet's name and an 11-character hash make a label value, which Kubernetes limits to 63."""
@@ -75,8 +75,8 @@ class Wanted:
     adapters: tuple[LoraAdapter, ...] = ()
     tolerations: tuple[Manifest, ...] = ()
     """Taints that the pods accept because the user says so."""
-    weights: WeightsImage | None = None
-    """Where the weights are, when it is a registry."""
+    weights: Origin | None = None
+    """Where the weights are, when it is a registry or an object store."""
     weights_folder: str = ""
     """Where the weights are, when it is a folder of the node."""
     token_secret: str = ""
@@ -156,22 +156,16 @@ def _inference(
     adapters = lora_adapters(specs)
     if isinstance(adapters, str):
         return _invalid(adapters)
-    weights = weights_image(workspace.annotations)
+    weights = origin(workspace)
     if isinstance(weights, str):
         return _invalid(weights)
-    folder = node_folder(workspace)
-    if weights is not None and folder:
-        return _invalid(
-            f"The annotations {names.WEIGHTS_IMAGE_ANNOTATION} and {names.USE_LOCAL_WEIGHTS_ANNOTATION} both say where "
-            "the weights are: leave one of them out."
-        )
     return Wanted(
         workspace,
         engine,
         model=model,
         adapters=adapters,
         weights=weights,
-        weights_folder=folder,
+        weights_folder=node_folder(workspace),
         tolerations=tolerations,
         token_secret=secret,
     )

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from kaito.api.contracts import FetchConfig, FetchItem, HubSource, OciSource, UrlSource
+from kaito.api.contracts import BucketSource, FetchConfig, FetchItem, HubSource, OciSource, UrlSource
 from kaito.api.names import REASON_INVALID_SPEC
 from kaito.api.references import Reference, mirrored, parse
-from kaito.runtime.artifacts import hub
+from kaito.runtime.artifacts import buckets, hub
 from kaito.runtime.artifacts.credentials import logins
 from kaito.runtime.artifacts.pull import Pull
 from kaito.runtime.artifacts.registry import Registry
@@ -133,6 +133,10 @@ def bring(errand: Errand, staging: Staging) -> Record:
     source = errand.item.source
     if isinstance(source, OciSource):
         return staging.finish(bring_oci(errand, source, staging))
+    if isinstance(source, BucketSource):
+        keys = buckets.keys_in([errand.settings.path(path) for path in errand.item.credentials])
+        found = buckets.download(source, keys, errand.transport, staging, watch=errand.watch, expect=errand.expect)
+        return staging.finish(found)
     if isinstance(source, HubSource):
         commit = hub.download(source, errand.transport, errand.settings, staging, errand.watch)
         return staging.finish(commit)

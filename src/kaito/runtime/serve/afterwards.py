@@ -64,8 +64,8 @@ async def benchmark(
     seen = Seen()
     result = await measured(session, backend.url, backend.names[0], load, seen=seen)
     if result is None:
-        problem = f"no answer came within {load.seconds:g} seconds under {load.streams} streams"
-        problem += f": {seen.problem[:MAX_PROBLEM]}" if seen.problem else ""
+        met = seen.problem[:MAX_PROBLEM] or "no answer came"
+        problem = f"{met} ({load.streams} streams for {load.seconds:g} seconds)"
         say(f"kaito-runtime: not measured: {problem}")
         say(not_measured(kind, problem))
         return None

@@ -36,6 +36,7 @@ from kaito.runtime.serve.launch import Facts, Launch
 from kaito.runtime.serve.peers import keep_company
 from kaito.runtime.serve.prepare import (
     check_engine,
+    check_whole,
     gather,
     has_chat_template,
     load_config,
@@ -286,6 +287,8 @@ async def prepared(
     options = read_user_options(config, settings)
     state.enter("Looking for the weights")
     weights = await resolve(config.model, settings)
+    if weights.local:
+        await asyncio.to_thread(check_whole, Path(weights.model), config.model.id)
     if config.adapters:
         state.enter("Looking at the adapters")
         await asyncio.to_thread(bring, config, settings)

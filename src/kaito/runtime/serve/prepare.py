@@ -20,12 +20,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from kaito.api.contracts import Engine, ServeConfig
-from kaito.api.names import REASON_CONFIG_INVALID, REASON_ENGINE_MISSING, REASON_INVALID_SPEC
+from kaito.api.names import REASON_CONFIG_INVALID, REASON_ENGINE_MISSING, REASON_INVALID_SPEC, REASON_WEIGHTS_NOT_FOUND
 from kaito.runtime.failure import Failed
 from kaito.runtime.serve.adapters import highest_rank
 from kaito.runtime.serve.launch import Facts, Gpu, Options, kv_memory_share, user_options
 from kaito.runtime.serve.memory import available_bytes
 from kaito.runtime.serve.ranks import rank_of
+from kaito.runtime.serve.tensors import damage_of
 from kaito.runtime.settings import Settings
 from kaito.runtime.weights import Weights
 
@@ -61,6 +62,15 @@ def check_engine(engine: Engine) -> None:
     if missing:
         what = f"The {engine} engine is not installed here (missing: {', '.join(missing)})."
         raise Failed(REASON_ENGINE_MISSING, what, INSTALL[engine])
+
+
+def check_whole(folder: Path, model: str) -> None:
+    """Raise Failed (ModelWeightsNotFound) when a file of the model's weights is missing or damaged: an engine would say
+    so in its own words, and only after it has started."""
+    damage = damage_of(folder)
+    if damage is not None:
+        step = "Put the whole file in its place, or remove it so that it is fetched again."
+        raise Failed(REASON_WEIGHTS_NOT_FOUND, f"The weights of {model} cannot be used: {damage}.", step)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

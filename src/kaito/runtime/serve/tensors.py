@@ -15,6 +15,8 @@ from typing import Any
 LARGEST_HEAD = 100 << 20
 """What the format's own library takes."""
 
+INDEX = "model.safetensors.index.json"
+"""Says in which file each tensor of a model of several files is."""
 Shape = tuple[int, ...]
 
 
@@ -49,6 +51,26 @@ def _checked(head: Any, data: int) -> dict[str, Shape]:
     if end != data:
         raise Unreadable(f"is incomplete or damaged: it has {data} bytes of tensors, and {end} belong in it")
     return shapes
+
+
+def damage_of(folder: Path) -> str | None:
+    """What is wrong with a model's safetensors files, in a sentence without its end; None where all are whole.
+
+    Of each file the head is read and the size compared with it, and the index is asked which files there must be.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        named = {str(name) for name in index["weight_map"].values()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        named = set()
+    for name in sorted(named | {file.name for file in folder.glob("*.safetensors")}):
+        if not (folder / name).is_file():
+            return f"{name} is missing, which {INDEX} names (they are incomplete)"
+        try:
+            shapes_of(folder / name)
+        except Unreadable as error:
+            return f"{name} {error}"
+    return None
 
 
 def shapes_in(folder: Path) -> dict[str, Shape]:
