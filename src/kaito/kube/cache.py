@@ -67,7 +67,7 @@ class Cache:
         self.metadata_only = metadata_only
         """Whether of each object only the metadata is kept."""
         self._trim = trim
-        """Makes of an object what is kept of it, and told to listeners."""
+        """Makes of an object what is kept of it, and told to listeners; a change of nothing else is not told."""
         self.store = Store(managers, packed=packed)
         self._page_size = SMALL_PAGE_SIZE if packed else PAGE_SIZE
         self.optional = optional
@@ -242,7 +242,9 @@ class Cache:
         if self._trim is not None:
             obj = self._trim(obj)
         old = self.store.put(obj)
-        if old is None or old["metadata"].get("resourceVersion") != obj["metadata"].get("resourceVersion"):
+        if old is not None and old["metadata"].get("resourceVersion") == obj["metadata"].get("resourceVersion"):
+            return
+        if self._trim is None or old is None or not _is_same_content(old, obj):
             self._tell(old, obj)
 
     def _remove(self, key: Key) -> None:
@@ -314,6 +316,12 @@ class CacheReader:
     def serves(self, resource: Resource) -> bool:
         """Whether the server has the resource, as far as is known."""
         return any(cache.served for cache in self._caches.get(resource, []))
+
+
+def _is_same_content(one: Manifest, other: Manifest) -> bool:
+    """Whether two states of an object differ in nothing but their resourceVersion."""
+    version = {"resourceVersion": ""}
+    return {**one, "metadata": one["metadata"] | version} == {**other, "metadata": other["metadata"] | version}
 
 
 def _merged(lists: Sequence[list[Manifest]]) -> list[Manifest]:

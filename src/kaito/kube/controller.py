@@ -282,7 +282,8 @@ class Manager:
     ) -> None:
         """`packed`: what there are many of, and is looked at one by one (`kaito.kube.packed`).
 
-        `trims`: make of a resource's object what any of the controllers looks at; they must not change it.
+        `trims`: make of a resource's object what any of the controllers looks at; they must not change it. A change of
+        what is left out wakes nobody.
         """
         self._client = client
         self._trims = trims or {}

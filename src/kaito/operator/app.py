@@ -39,6 +39,7 @@ from kaito.operator.provisioners.nodepool import NodeClass, node_pool_provisione
 from kaito.operator.provisioners.survey import Provisioner
 from kaito.operator.settings import Settings
 from kaito.operator.workspace.controller import workspace_controller
+from kaito.operator.workspace.nodes import without_heartbeat
 from kaito.operator.workspace.observe import Heard, Lookup
 from kaito.operator.workspace.performance import latest_result
 from kaito.operator.workspace.starting import latest_start
@@ -77,7 +78,7 @@ async def _run(settings: Settings, client: Client, server: str, *, clock: Clock,
     controller = workspace_controller(settings, _equipped(settings), lookup, heard)
     # Every Workspace has some of each of these, and a plan reads those of one; nodes may be gone through as a whole.
     packed = {controller.resource, *(watch.resource for watch in controller.watches)} - {NODES}
-    manager = Manager(client, [controller], clock=clock, packed=packed)
+    manager = Manager(client, [controller], clock=clock, packed=packed, trims={NODES: without_heartbeat})
     election = _election(settings, client, clock)
     metrics = Metrics(manager, election, LEASE)
     readiness = monitoring.Readiness()

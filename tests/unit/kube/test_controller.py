@@ -465,3 +465,26 @@ async def test_of_a_trimmed_resource_every_controller_sees_what_is_left() -> Non
         async with background(manager.run()):
             await until(lambda: bool(seen))
     assert (seen[0]["metadata"]["name"], seen[0]["spec"]) == ("p", {})
+
+
+async def test_a_change_of_what_is_trimmed_wakes_nobody() -> None:
+    seen: list[Manifest] = []
+    watch = Watch(PODS, lambda pod: seen.append(pod) or ())
+    trims = {PODS: lambda pod: {**pod, "spec": {"nodeName": pod["spec"]["nodeName"]}}}
+
+    def pod(node: str, hostname: str) -> Manifest:
+        spec = {"nodeName": node, "hostname": hostname}
+        meta = {"name": "p", "namespace": "default", "uid": "u"}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+    async with running() as server, server.client() as client:
+        await server.put(POD_PLACE, pod("n", "a"))
+        manager = Manager(client, [replace(CONTROLLER, watches=(watch,))], trims=trims)
+        async with background(manager.run()):
+            await until(lambda: bool(seen))
+            seen.clear()
+            await server.put(POD_PLACE, pod("n", "b"))
+            await server.put(POD_PLACE, pod("m", "b"))
+            await until(lambda: bool(seen))
+    # A change wakes for the object as it was and as it is.
+    assert [one["spec"]["nodeName"] for one in seen] == ["n", "m"]

@@ -38,6 +38,20 @@ MIB_PER_GIB = 1024
 _MIG_MEMORY = re.compile(r"\.(\d+)gb")
 
 
+def without_heartbeat(node: Manifest) -> Manifest:
+    """The node without what its kubelet writes again and again and no plan reads: its images, and when it was heard.
+
+    Every Workspace that takes nodes as it finds them is planned anew when a node changes.
+    """
+    status = {key: value for key, value in (node.get("status") or {}).items() if key != "images"}
+    if "conditions" in status:
+        status["conditions"] = [
+            {key: value for key, value in condition.items() if key != "lastHeartbeatTime"}
+            for condition in status["conditions"] or ()
+        ]
+    return {**node, "status": status}
+
+
 class NoSuchPart(DoesNotFit):
     """The part of a node that the Workspace asks for cannot be had of such nodes."""
 
