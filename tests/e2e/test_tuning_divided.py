@@ -22,8 +22,8 @@ def job(folder: Path, model: Path, name: str, **training: Any) -> dict[str, Any]
     sections = {
         "LoraConfig": {"r": 4, "lora_dropout": 0.1},
         "TrainingArguments": {
-            "per_device_train_batch_size": 2, "max_length": 16, "max_steps": STEPS, "learning_rate": 1e-3,
-            "save_strategy": "steps", "save_steps": 1, **training,
+            "per_device_train_batch_size": 2, "max_length": 32, "packing": True, "max_steps": STEPS,
+            "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 1, **training,
         },
         "DatasetConfig": {"train_test_split": 0.9},
     }  # fmt: skip

@@ -21,7 +21,7 @@ from kaito.catalog.models import Record
 
 KV_MEMORY_KEY = "kv_cache_cpu_memory_utilization"
 """KAITO's: the share of the free memory that parts of the KV cache may take which leave the GPU."""
-SERVER_KEYS = frozenset({KV_MEMORY_KEY, "max_probe_steps", "max_queued_requests", "max_body_mib"})
+SERVER_KEYS = frozenset({KV_MEMORY_KEY, "max_probe_steps"})
 """Keys of the file beside the engines' own; `max_probe_steps` is KAITO's and has no effect any more."""
 ENGINES: tuple[Engine, ...] = ("vllm", "transformers")
 SIZE = re.compile(r"(auto|-1|[0-9]+(\.[0-9]+)?[kKmMgGtT]?)")

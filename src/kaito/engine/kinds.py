@@ -271,11 +271,14 @@ class Kinds:
         return [*self._built_in, *custom]
 
     def stored(self) -> list[Kind]:
-        """One kind for each collection that can be listed."""
+        """One kind for each collection that can be listed: of a custom one the version that is stored, if it is served,
+        so that nothing has to be converted for those who read them all."""
         seen: dict[str, Kind] = {}
         for kind in self.all():
             if "list" in kind.verbs and kind.group != METRICS_GROUP and kind.api_version != "events.k8s.io/v1":
-                seen.setdefault(kind.collection, kind)
+                first = seen.setdefault(kind.collection, kind)
+                if first is not kind and kind.is_custom and kind.version_spec.get("storage"):
+                    seen[kind.collection] = kind
         return list(seen.values())
 
     def find(self, group: str, version: str, plural: str) -> Kind | None:

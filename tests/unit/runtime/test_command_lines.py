@@ -69,6 +69,17 @@ GOLDEN = [
         " --model org/name --reasoning-parser qwen3 --revision abc --served-model-name name"
         " --tensor-parallel-size 4 --tool-call-parser hermes",
     ),
+    (
+        "events for routers, a performance mode, parts of the KV cache in memory",
+        config(
+            extra_args={"kv-events-config": '{"enable_kv_cache_events":true}', "performance-mode": "throughput"},
+            kv_offload=True,
+        ),
+        replace(FACTS, kv_memory_share=0.5),
+        VLLM + "--disable-uvicorn-access-log --dtype auto"
+        ' --kv-events-config {"enable_kv_cache_events":true} --kv-offloading-backend native --kv-offloading-size 10.0'
+        " --max-model-len auto --model /weights/org/name --performance-mode throughput --served-model-name name",
+    ),
 ]
 
 
@@ -151,6 +162,7 @@ def test_parts_of_the_kv_cache_are_kept_in_memory_where_the_user_asks(
 def test_kaitos_key_for_that_is_read_and_checked() -> None:
     assert kv_memory_share("") == kv_memory_share("vllm: {}") == kv_memory_share(f"{KV_MEMORY_KEY}: -1") == 0
     assert kv_memory_share(f"{KV_MEMORY_KEY}: 0.25\nvllm: {{}}") == 0.25
+    assert file_problem({"max_queued_requests": 3}, "vllm") is not None, "what has no effect is not taken"
     for wrong in ("much", True, 1.5, [1]):
         problem = file_problem({KV_MEMORY_KEY: wrong}, "vllm")
         assert problem is not None and KV_MEMORY_KEY in problem

@@ -12,6 +12,7 @@ import base64
 import binascii
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from kaito.engine.schema import builtin
@@ -172,6 +173,7 @@ def _checked_bytes(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=4096)  # an update brings the times of the creation and of each owner with it
 def _canonical_time(text: str, *, is_micro: bool) -> str:
     """The time in UTC, to the second or microsecond, as Go writes it back. Raises DecodeError."""
     if _RFC3339.fullmatch(text):

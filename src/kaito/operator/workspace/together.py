@@ -64,8 +64,8 @@ def held_back(workspace: Manifest, target: int, ready: Sequence[str], rivals: Se
     if free >= target or not sharing:
         return None
     said = (
-        f"{target} of the {len(there)} ready nodes are needed at once and {max(free, 0)} are left beside "
-        f"{_names(sharing)}, which takes several too"
+        f"{target} of the {len(there)} ready nodes are needed at once, with {max(free, 0)} left beside "
+        f"{_names(sharing)}, which {'takes' if len(sharing) == 1 else 'take'} several too"
     )
     cause = named(names.REASON_NODES_HELD, said)
     return Verdict(False, cause.condition, cause.message, diagnosis=cause)

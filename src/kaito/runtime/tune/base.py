@@ -122,6 +122,8 @@ def load_model(job: Job, options: TrainingOptions, config: Any, sharding: Shardi
     except (ValueError, KeyError, ImportError) as error:
         raise _unsupported(job, _first_line(error)) from None
     model.config.use_cache = False
+    if sharding.shards > 1:
+        model.requires_grad_(False)  # Only adapters are trained on divided weights.
     return model
 
 
