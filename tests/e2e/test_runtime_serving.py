@@ -9,16 +9,20 @@ One server an engine for the whole file.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+import zmq
 
 from tests.e2e.runtime_process import ENGINES, RuntimeProcess, demo_weights, serve_config
+from tests.engine_process import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -33,9 +37,11 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     user = folder / "inference_config.yaml"
     # A model as small as the demo model fills JSON up with spaces when it may.
     user.write_text("vllm:\n  structured-outputs-config: {backend: xgrammar, disable_any_whitespace: true}\n")
-    config.write_text(
-        json.dumps({**json.loads(config.read_text()), "user_config": str(user), "tool_call_parser": "hermes"})
-    )
+    changes: dict[str, Any] = {"user_config": str(user), "tool_call_parser": "hermes"}
+    if request.param == "vllm":
+        events = {"enable_kv_cache_events": True, "endpoint": f"tcp://*:{free_port()}"}
+        changes["extra_args"] = {"kv-events-config": json.dumps(events), "performance-mode": "interactivity"}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
     with RuntimeProcess(config, folder) as process:
         status, body = process.request("GET", "/health")
         assert status == 503 and json.loads(body)["phase"]
@@ -308,6 +314,44 @@ def test_a_client_that_leaves_frees_its_place(server: RuntimeProcess) -> None:
             break
         deadline -= 1
     assert deadline and "kaito_requests_in_flight 1" in text  # this very question
+
+
+def test_vllm_tells_what_its_kv_cache_holds(server: RuntimeProcess) -> None:
+    if server.engine != "vllm":
+        pytest.skip("only vLLM publishes it")
+    words = next(words for words in (process.cmdline() for process in server.tree()) if "--uds" in words)
+    assert words[words.index("--performance-mode") + 1] == "interactivity"
+    events = json.loads(words[words.index("--kv-events-config") + 1])
+    with zmq.Context() as context, context.socket(zmq.SUB) as router:
+        router.setsockopt(zmq.RCVTIMEO, 1000)
+        router.subscribe(b"")
+        router.connect(events["endpoint"].replace("*", "127.0.0.1"))
+        told = b""
+        for number in range(20):  # what was published before the router had joined is not for it
+            long = [{"role": "user", "content": f"{number}: what is kaito? " * 40}]
+            server.ask("POST", "/v1/chat/completions", {"messages": long, "max_tokens": 4})
+            with contextlib.suppress(zmq.Again):
+                told = router.recv_multipart()[-1]
+                break
+        assert b"BlockStored" in told
+
+
+def test_a_model_that_is_served_for_it_makes_embeddings(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    config = serve_config(tmp_path, "vllm", local_dirs=[demo_weights(request)])
+    user = tmp_path / "inference_config.yaml"
+    user.write_text("vllm: {runner: pooling, convert: embed}\n")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "user_config": str(user)}))
+    with RuntimeProcess(config, tmp_path) as process:
+        process.wait_ready()
+        url = f"http://127.0.0.1:{process.port}/v1"
+        with openai.OpenAI(base_url=url, api_key="any", max_retries=0) as client:
+            made = client.embeddings.create(model="demo-phi-3", input=["What is kaito?", "What is kaito?", "A fish."])
+            one, same, other = (entry.embedding for entry in made.data)
+            assert len(one) > 1 and one == pytest.approx(same, abs=1e-2) and one != pytest.approx(other, abs=1e-2)
+            with pytest.raises(openai.APIStatusError) as caught:
+                chat(client)
+            assert caught.value.status_code in (400, 404) and caught.value.message
+    assert process.survivors() == []
 
 
 # vLLM through the front and vLLM itself

@@ -26,7 +26,7 @@ from kaito.kube.request import Request
 
 _CLOSED_ERRORS = (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)
 AT_ONCE = 12
-"""Requests under way to a server; more wait for a connection."""
+"""Requests under way to a server; more wait for their turn."""
 _LARGE = 1024 * 1024
 _NETWORK_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
@@ -82,13 +82,14 @@ class HttpTransport:
         self._config, self._login, self._headers = config, login, headers
         self._requests: aiohttp.ClientSession | None = None
         self._streams: aiohttp.ClientSession | None = None
+        # aiohttp's own pool gives a free connection to who asks first, so that those who wait may wait for ever.
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     def open(self) -> None:
-        self._requests = self._session(AT_ONCE)
-        self._streams = self._session(0)  # No limit: every watch holds one.
+        self._requests, self._streams = self._session(), self._session()
 
-    def _session(self, limit: int) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=limit, ttl_dns_cache=60)
+    def _session(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
         return aiohttp.ClientSession(connector=connector, headers=self._headers, json_serialize=_no_json)
 
     async def close(self) -> None:
@@ -96,6 +97,22 @@ class HttpTransport:
             if session is not None:
                 await session.close()
         self._requests = self._streams = None
+
+    @asynccontextmanager
+    async def _turn(self, patience: Patience) -> AsyncIterator[None]:
+        """One of the requests that may be under way; what is read for long takes no turn. Raises Unavailable."""
+        if patience.whole_s is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(patience.whole_s):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise _unavailable(self._config.server, error) from error
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     @asynccontextmanager
     async def send(self, request: Request, patience: Patience) -> AsyncIterator[Answer]:
@@ -110,6 +127,18 @@ class HttpTransport:
         timeout = aiohttp.ClientTimeout(
             total=patience.whole_s, sock_connect=patience.connect_s, sock_read=patience.silence_s
         )
+        async with self._turn(patience), self._sent(session, request, headers, tls, timeout) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def _sent(
+        self,
+        session: aiohttp.ClientSession,
+        request: Request,
+        headers: Mapping[str, str],
+        tls: ssl.SSLContext | bool,
+        timeout: aiohttp.ClientTimeout,
+    ) -> AsyncIterator[Answer]:
         try:
             response = await session.request(
                 request.method,

@@ -21,6 +21,7 @@ from kaito.kube.clock import VirtualClock
 from kaito.kube.config import ConfigError, ExecPlugin
 from kaito.kube.manifest import Manifest
 from kaito.kube.resource import CONFIG_MAPS, NODES
+from kaito.kube.transport import AT_ONCE
 from tests.unit.kube.apiserver import QUICK, ApiServer, refusal, running
 from tests.unit.kube.waiting import background, until
 
@@ -254,3 +255,20 @@ async def test_a_token_in_a_file_is_read_again_after_a_minute(server: ApiServer,
             (tmp_path / "token").write_text("two\n")
             await clock.advance(40)
     assert tokens == ["Bearer one", "Bearer one", "Bearer two"]
+
+
+async def test_requests_that_wait_for_their_turn_get_it(server: ApiServer) -> None:
+    """However busy those are that have theirs: who asks again at once goes to the end of the queue."""
+    done = [0] * (AT_ONCE + 4)
+    enough = asyncio.Event()
+
+    async def ask(client: Client, number: int) -> None:
+        while not enough.is_set():
+            await client.list_objects(CONFIG_MAPS)
+            done[number] += 1
+            if sum(done) >= 10 * len(done):
+                enough.set()
+
+    async with server.client() as client:
+        await asyncio.gather(*(ask(client, number) for number in range(len(done))))
+    assert min(done) >= 5, done

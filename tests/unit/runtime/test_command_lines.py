@@ -69,6 +69,17 @@ GOLDEN = [
         " --model org/name --reasoning-parser qwen3 --revision abc --served-model-name name"
         " --tensor-parallel-size 4 --tool-call-parser hermes",
     ),
+    (
+        "events for routers, a performance mode, parts of the KV cache in memory",
+        config(
+            extra_args={"kv-events-config": '{"enable_kv_cache_events":true}', "performance-mode": "throughput"},
+            kv_offload=True,
+        ),
+        replace(FACTS, kv_memory_share=0.5),
+        VLLM + "--disable-uvicorn-access-log --dtype auto"
+        ' --kv-events-config {"enable_kv_cache_events":true} --kv-offloading-backend native --kv-offloading-size 10.0'
+        " --max-model-len auto --model /weights/org/name --performance-mode throughput --served-model-name name",
+    ),
 ]
 
 

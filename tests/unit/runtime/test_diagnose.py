@@ -36,6 +36,13 @@ NOISE = ["INFO: Started server process [1]", "nanobind: leaked 4 instances!"]
         (-11, "loading", "InferenceEngineFailed", "SIGSEGV"),
         (3, "loading", "InferenceEngineFailed", "exit code 3"),
         (
+            0,
+            "(APIServer pid=7) WARNING 11-27 09:31:01 [core_client.py:818] [shutdown] MPClient: engine core exited"
+            " unexpectedly; starting cleanup",
+            "InferenceEngineFailed",
+            "ended without a word",
+        ),
+        (
             1,
             "(EngineCore pid=7) ERROR 11-22 07:12:33 [core.py:9] ValueError: bad thing",
             "InferenceEngineFailed",

@@ -119,6 +119,8 @@ RULES: tuple[tuple[str, str, str, str], ...] = (
     ),
 )
 
+CORE_GONE = "engine core exited unexpectedly"
+"""vLLM's API server ends in good order, with 0, when the process that computes was killed (vLLM 0.32, `MPClient`)."""
 ERROR_LINE = re.compile(r"(?:^|[\s.])(?P<text>(?:\w+(?:Error|Exception)\b|error|ERROR|fatal)\s*:\s*\S.*)")
 PREFIX = re.compile(r"^(?:\([^)]*pid=\d+\)\s*)?(?:[A-Z]+\s+[\d-]+\s+[\d:]+\s+\[[^\]]*\]\s*)?")
 SECRET = re.compile(r"hf_[A-Za-z0-9]{8,}")
@@ -174,6 +176,12 @@ def diagnose(engine: Engine, code: int, lines: Sequence[str], *, oom_kills: int 
             next_step=MEMORY_FIX,
         )
     error = last_error(lines)
+    if error is None and any(CORE_GONE in line for line in lines):
+        return Failure(
+            reason=REASON_ENGINE_FAILED,
+            message=f"A process of the {engine} engine ended without a word: it was killed, or it crashed.",
+            next_step="The pod starts again. If it recurs, the node's kernel log (dmesg) says whether memory ran out.",
+        )
     detail = f": {error}" if error else "."
     return Failure(
         reason=REASON_ENGINE_FAILED,
