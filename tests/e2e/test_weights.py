@@ -21,7 +21,7 @@ kind: Workspace
 metadata:
   name: {NAME}
   annotations:
-    kaito.sh/weights-uri: s3://models/team/phi
+    kaito.sh/weights-uri: s3://served-models/team/phi
     kaito.sh/weights-uri-secret: bucket
 resource:
   labelSelector:
@@ -34,15 +34,15 @@ inference:
 
 @pytest.fixture(scope="module")
 def bucket(weights: Path) -> Iterator[str]:
-    """An S3 server with the demo model in it."""
+    """An S3 server with the demo model in it, under a name of its own: servers of one process share what they hold."""
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     host, port = server.get_host_and_port()
     login = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
     s3 = boto3.client("s3", endpoint_url=f"http://{host}:{port}", **login)
-    s3.create_bucket(Bucket="models")
+    s3.create_bucket(Bucket="served-models")
     for file in next(weights.glob("*/*")).iterdir():
-        s3.upload_file(str(file), "models", f"team/phi/{file.name}")
+        s3.upload_file(str(file), "served-models", f"team/phi/{file.name}")
     yield f"http://{host}:{port}"
     server.stop()
 
@@ -56,7 +56,7 @@ def test_weights_come_from_a_bucket(machine: Machine, bucket: str) -> None:
         within=60,
         what="the store's answer in a condition",
     )
-    assert "s3://models/team/phi" in machine.condition(NAME, "InferenceReady")["message"]
+    assert "s3://served-models/team/phi" in machine.condition(NAME, "InferenceReady")["message"]
     machine.kubectl("patch", "secret", "bucket", "-p", f'{{"stringData": {{"AWS_ENDPOINT_URL": "{bucket}"}}}}')
     machine.kubectl("delete", "pod", f"{NAME}-0")
     machine.wait_ready(NAME)
